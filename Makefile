@@ -1,0 +1,67 @@
+# Everything starts from here. `make serve` and `make test` need nothing but Python 3.11 or later; the rest builds on them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := requirements/services.txt requirements/embedded.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile
+
+.PHONY: help install serve serve-djl test lint format type check requirements clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+$(VENV)/python: 
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "make: $(PYTHON) is missing or older than 3.11; install Python 3.11 or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "make: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/services: $(VENV)/python $(REQUIREMENTS) pyproject.toml
+	@echo "installing the services into $(VENV) (about 5 GB with CUDA libraries on Linux; minutes the first time)"
+	@$(PIP_INSTALL) $(foreach file,$(REQUIREMENTS),-r $(file))
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/services requirements/dev.txt
+	@echo "installing the test tools into $(VENV)"
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+install: $(VENV)/services ## make the virtual environment
+
+serve: install ## start both services on this machine: chat on 8080, denoiser on 8000
+	@exec $(BIN)/python -m launch
+
+serve-djl: install ## the same, with chat behind DJL Serving (Java 17)
+	@exec $(BIN)/python -m launch --djl
+
+test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Serving
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev ## rewrite to the house style
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+type: $(VENV)/dev ## check types
+	$(BIN)/mypy
+
+check: lint type test ## everything but the heavy checks of .ci/run
+
+requirements: $(VENV)/python ## pin requirements/*.in again (needs uv on the path)
+	@command -v uv >/dev/null || { echo "make: uv is missing; install it: pip install uv" >&2; exit 1; }
+	@for group in services "--no-deps embedded" dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    $${group% *} requirements/$${group##* }.in -o requirements/$${group##* }.txt; done
+
+clean: ## remove the virtual environment and caches of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

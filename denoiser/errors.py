@@ -1,0 +1,41 @@
+"""Everything the denoiser refuses, each with its HTTP status. Every message is one line that says what happened and what to do."""
+
+from http import HTTPStatus
+
+
+class DenoiserError(Exception):
+    """Base of all refusals; the message may be shown to the user."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class InvalidInputError(DenoiserError):
+    """The request can be read but not used: names the field, what was given and what is allowed."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class TooLargeError(DenoiserError):
+    """More bytes, rows or texts than this service takes in one request."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BusyError(DenoiserError):
+    """As many requests are waiting as the queue holds."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class NotReadyError(DenoiserError):
+    """No model is loaded."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class CheckpointError(DenoiserError):
+    """A checkpoint that is missing, damaged or of another kind."""
+
+
+class CorpusError(DenoiserError):
+    """Training text that cannot be fetched, read or used."""

@@ -1,0 +1,81 @@
+"""The denoising network: a Wiener filter in the principal axes of the training text, corrected by residual blocks.
+
+At noise level 0 it is the identity exactly, whatever its weights; an untrained network is the Wiener filter.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
+
+
+class _Block(nn.Module):
+    """h + MLP(LayerNorm(h), noise level), zero at the start."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, hidden)
+        self.level = nn.Sequential(nn.Linear(1, 32), nn.GELU(), nn.Linear(32, hidden))
+        self.narrow = nn.Linear(hidden, width)
+        nn.init.zeros_(self.narrow.weight)
+        nn.init.zeros_(self.narrow.bias)
+
+    def forward(self, h: Tensor, level: Tensor) -> Tensor:
+        widened = self.widen(self.norm(h)) + self.level(level)
+        return h + cast(Tensor, self.narrow(nn.functional.gelu(widened)))
+
+
+class Network(nn.Module):
+    """Estimates clean embeddings from noisy ones of known noise level.
+
+    `axes` holds the principal axes of clean embeddings as columns, `variances` the variance along each, `mean` their mean.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+
+    def __init__(self, width: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.shape = {"width": width, "hidden": hidden, "blocks": blocks}
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("axes", torch.eye(width))
+        self.register_buffer("variances", torch.ones(width))
+        self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
+
+    def fit_axes(self, clean: Tensor) -> None:
+        """Take mean, axes and variances from clean embeddings [n, width]."""
+        self.mean.copy_(clean.mean(0))
+        variances, axes = torch.linalg.eigh(torch.cov(clean.double().T))
+        self.axes.copy_(axes.flip(1))
+        self.variances.copy_(variances.flip(0).clamp_min(1e-7))
+
+    def wiener(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """The best linear estimate of clean embeddings [n, width] at noise levels [n, 1]."""
+        gain = self.variances / (self.variances + level**2)
+        return self.mean + ((noisy - self.mean) @ self.axes * gain) @ self.axes.T
+
+    def wiener_error(self, level: Tensor) -> Tensor:
+        """Expected squared error of the Wiener filter, summed over the width: [n] for noise levels [n, 1]."""
+        return (self.variances * level**2 / (self.variances + level**2)).sum(1)
+
+    def rotate(self, embeddings: Tensor) -> Tensor:
+        """Coordinates of embeddings [n, width] along the principal axes."""
+        return (embeddings - self.mean) @ self.axes
+
+    def correction(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """What to add to noisy coordinates [n, width] of noise levels [n, 1] to get the clean ones."""
+        total = self.variances + level**2
+        start = h = noisy / total.sqrt()
+        seen = level.clamp(LOWEST_LEVEL, HIGHEST_LEVEL).log()
+        for block in self.blocks:
+            h = block(h, seen)
+        deviation = (self.variances * level**2 / total).sqrt()
+        return (h - start) * deviation - noisy * level**2 / total
+
+    def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
+        return noisy + self.correction(self.rotate(noisy), level) @ self.axes.T

@@ -1,0 +1,117 @@
+"""Bodies and vectors in and out: bytes to validated requests, rows to arrays, arrays to replies.
+
+What leaves `read_vectors` is float32 [n, width], finite, at least one row. Every refusal names field, row and column.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pydantic_core
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from denoiser.encoder import Embeddings
+from denoiser.errors import InvalidInputError, TooLargeError
+from denoiser.schemas import DenoiseRequest, EmbeddingRequest, EncodingFormat, TextRequest
+
+HIGHEST_VALUE = 1000.0
+LONGEST_TEXT = 100_000
+_DECIMALS = 8
+
+
+def read_body(body: bytes, *kinds: type[DenoiseRequest]) -> DenoiseRequest:
+    """The request in a JSON body; of several kinds the one whose own field the body has. Raises InvalidInputError."""
+    try:
+        content = pydantic_core.from_json(body)
+    except ValueError as error:
+        raise InvalidInputError(f"the body is not JSON ({error}); send one JSON object") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"the body is a JSON {type(content).__name__}; send one JSON object")
+    fitting = [kind for kind in kinds if _own_field(kind) in content]
+    if len(fitting) != 1:
+        names = " or ".join(_own_field(kind) for kind in kinds)
+        raise InvalidInputError(f"the body must hold {names}" + ("; it holds both" if fitting else ""))
+    try:
+        return fitting[0].model_validate(content)
+    except ValidationError as error:
+        raise InvalidInputError(_explain(error, fitting[0])) from error
+
+
+def _own_field(kind: type[DenoiseRequest]) -> str:
+    return next(name for name in kind.model_fields if name not in DenoiseRequest.model_fields)
+
+
+def _place(error: ErrorDetails) -> str:
+    steps = [step for step in error["loc"] if isinstance(step, int) or re.fullmatch(r"\w+", step) or len(error["loc"]) == 1]
+    named = [step for step in steps if step not in ("str", "float", "constrained")]
+    return "".join(f"[{step}]" if isinstance(step, int) else str(step)[:60] for step in named)
+
+
+def _explain(error: ValidationError, kind: type[DenoiseRequest]) -> str:
+    worst = max(error.errors(include_url=False, include_context=False), key=lambda e: len(e["loc"]))
+    if worst["type"] == "extra_forbidden":
+        return f"unknown field {_place(worst)}; the fields are {', '.join(kind.model_fields)}"
+    given = "" if worst["loc"][0] == "texts" else f", not {worst['input']!r:.60}"
+    also = ' or "auto"' if worst["loc"][0] == "input_noise_level" else ""
+    return f"{_place(worst)}: {worst['msg'].lower().replace('input ', '')}{also}{given}"
+
+
+def check_texts(texts: Sequence[str], most: int) -> None:
+    """Raises TooLargeError for more than `most` texts, InvalidInputError for an empty or overlong one."""
+    if len(texts) > most:
+        raise TooLargeError(f"texts holds {len(texts)} texts; at most {most} are taken in one request")
+    for row, text in enumerate(texts):
+        if not text.strip():
+            raise InvalidInputError(f"texts[{row}] is empty; every text needs at least one visible character")
+        if len(text) > LONGEST_TEXT:
+            raise InvalidInputError(f"texts[{row}] has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
+
+
+def read_vectors(request: EmbeddingRequest, width: int, most: int) -> Embeddings:
+    """The rows of a request as float32 [n, width]. Raises TooLargeError, InvalidInputError."""
+    rows = request.embeddings
+    if len(rows) > most:
+        raise TooLargeError(f"embeddings holds {len(rows)} rows; at most {most} are taken in one request")
+    vectors = [_read_row(number, row, request.encoding_format) for number, row in enumerate(rows)]
+    for number, vector in enumerate(vectors):
+        if len(vector) != width:
+            raise InvalidInputError(
+                f"embeddings[{number}] has {len(vector)} columns, the first missing or excess one is column "
+                f"{min(len(vector), width)}; every row must have {width}"
+            )
+    array = np.stack(vectors)
+    usable = np.abs(array) <= HIGHEST_VALUE
+    if not usable.all():
+        number, column = (int(i) for i in np.argwhere(~usable)[0])
+        value = float(array[number, column])
+        raise InvalidInputError(
+            f"embeddings[{number}][{column}] is {value:g} (row {number}, column {column}); "
+            f"numbers must be finite and between {-HIGHEST_VALUE:g} and {HIGHEST_VALUE:g}"
+        )
+    return array.astype(np.float32)
+
+
+def _read_row(number: int, row: list[float] | str, encoding: EncodingFormat) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if isinstance(row, str) != (encoding == "base64"):
+        found = "a string" if isinstance(row, str) else "a list of numbers"
+        raise InvalidInputError(f'embeddings[{number}] is {found}, which does not fit encoding_format "{encoding}"')
+    if not isinstance(row, str):
+        return np.array(row, dtype=np.float64)
+    try:
+        return np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4").astype(np.float64)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInputError(f"embeddings[{number}] is not base64 of little-endian float32 ({error})") from error
+
+
+def write_vectors(vectors: Embeddings, encoding: EncodingFormat) -> list[list[float]] | list[str]:
+    """Rows for a reply: numbers with 8 decimals, or base64 of little-endian float32."""
+    if encoding == "base64":
+        return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+    rounded: list[list[float]] = vectors.astype(np.float64).round(_DECIMALS).tolist()
+    return rounded
+
+
+__all__ = ["EmbeddingRequest", "TextRequest", "check_texts", "read_body", "read_vectors", "write_vectors"]

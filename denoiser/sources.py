@@ -1,0 +1,73 @@
+"""The text the denoiser learns from and is measured on: files of Debian packages, with the licence of the text.
+
+Sources marked with a domain are evaluation text only; no training sentence ever comes from their packages.
+"""
+
+from dataclasses import dataclass
+
+IN_DOMAIN = "in-domain"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one package; with a pattern, only what its first group matches is text.
+
+    Weight is how many times the usual number of sentences is taken: everyday language is rarer than manuals.
+    """
+
+    package: str
+    files: str
+    licence: str
+    pattern: str = r"(?s)(.+)"
+    domain: str = IN_DOMAIN
+    weight: int = 1
+
+
+def _doc(package: str, licence: str, files: str = "usr/share/doc/**/*.html") -> Source:
+    return Source(package, files, licence)
+
+
+TRAINING = (
+    Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\| ([^\"\n]{15,})", weight=4),
+    Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\"([^\"\n]{15,})\"", weight=4),
+    Source("dict-gcide", "usr/share/dictd/*.dict.dz", "GPL-3+", weight=5),
+    Source("dict-foldoc", "usr/share/dictd/*.dict.dz", "GFDL-1.1+"),
+    Source("dict-jargon", "usr/share/dictd/*.dict.dz", "public domain"),
+    Source("dict-devil", "usr/share/dictd/*.dict.dz", "public domain"),
+    Source("manpages", "usr/share/man/man*/*.gz", "Linux-man-pages-copyleft and others, all free"),
+    Source("perl-doc", "usr/share/perl/**/pod/*.pod", "GPL-1+ or Artistic"),
+    _doc("python3.11-doc", "PSF-2"),
+    _doc("postgresql-doc-15", "PostgreSQL"),
+    _doc("sqlite3-doc", "public domain"),
+    _doc("git-doc", "GPL-2"),
+    _doc("octave-doc", "Octave manual licence (verbatim and modified copies with notice)"),
+    _doc("apache2-doc", "Apache-2.0", "usr/share/doc/apache2-doc/manual/en/**/*.html"),
+    _doc("debian-policy", "GPL-2+"),
+    _doc("debian-faq", "GPL-2+"),
+    _doc("developers-reference", "GPL-2+", "usr/share/developers-reference/*.html"),
+    _doc("debian-history", "GPL-2+", "usr/share/doc/debian-history/docs/*.en.html"),
+    _doc("debian-reference-en", "GPL-2+", "usr/share/debian-reference/*.en.html"),
+    _doc("installation-guide-amd64", "GPL-2", "usr/share/doc/installation-guide-amd64/en/*.html"),
+    _doc("libreoffice-help-en-us", "MPL-2.0", "usr/share/libreoffice/help/en-US/text/**/*.html"),
+    _doc("gnome-user-docs", "CC-BY-SA-3.0", "usr/share/help/C/**/*.page"),
+    _doc("gnumed-doc", "GPL-2+"),
+    Source("crawl-common", "usr/share/crawl/dat/d*/*.txt", "GPL-2+", weight=4),
+    Source("nethack-common", "usr/share/doc/nethack-common/*.txt.gz", "NGPL"),
+    Source("bsdgames", "usr/share/games/bsdgames/**/*", "BSD"),
+    Source("display-dhammapada", "usr/share/display-dhammapada/*english*", "public domain"),
+    Source("endless-sky-data", "usr/share/games/endless-sky/data/*.txt", "GPL-3+", r"`([^`]{15,})`", weight=4),
+)
+
+UNFAMILIAR = (
+    Source("sword-text-web", "usr/share/sword/modules/texts/**/*.bzz", "public domain", domain="scripture"),
+    Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays"),
+    Source("fortunes", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations"),
+    Source("fortunes-min", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations"),
+    Source(
+        "wesnoth-1.16-httt",
+        "usr/share/games/wesnoth/**/*.cfg",
+        "GPL-2+",
+        r"_ *\"([^\"]{15,})\"",
+        "fantasy dialogue",
+    ),
+)

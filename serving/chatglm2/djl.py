@@ -1,0 +1,176 @@
+"""Runs the chat service behind DJL Serving: finds the release, configures it for the open, starts and stops it.
+
+Only the inference port is reachable from outside; management listens on a Unix socket in a private folder. On SIGTERM
+requests in flight finish before Java hears of it.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import httpx
+from rich.progress import wrap_file
+
+from chatglm2.control import drain_worker
+from chatglm2.errors import SetupError
+from chatglm2.settings import Settings
+
+RELEASE = "https://publish.djl.ai/djl-serving/serving-0.36.0.tar"
+RELEASE_SHA256 = "f91e90522f38a8c86172c34620d88202e7222233804a240f05d10c51b72085c0"
+"""Of the archive at `RELEASE`, from the Homebrew formula djl-serving."""
+
+DRAIN_SECONDS = 25
+"""SageMaker and Docker kill 30 seconds after SIGTERM."""
+
+MODEL_FOLDER = Path(__file__).parents[1]
+
+
+def find_release(given: Path | None, cache: Path) -> Path:
+    """Folder of DJL Serving: `given` (an unpacked release or its archive), else the official one, fetched once.
+
+    Raises SetupError.
+    """
+    if given is None:
+        return _unpacked(_fetched(cache), cache)
+    if given.is_file():
+        return _unpacked(given, cache)
+    if not (given / "bin" / "serving").is_file():
+        raise SetupError(f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar")
+    return given
+
+
+def check_java() -> None:
+    """Raises SetupError unless Java 17 or later answers."""
+    java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else Path("java")
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        answer = ""
+    version = re.search(r'version "(\d+)', answer)
+    if version is None or int(version[1]) < 17:
+        raise SetupError("DJL Serving needs Java 17 or later; on Debian: apt-get install openjdk-17-jre-headless")
+
+
+async def run(release: Path, settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT (then 0, when all is finished) or until the server ends by itself (then not 0)."""
+    folder = Path(tempfile.mkdtemp(prefix="chat-"))
+    try:
+        control = folder / "control"
+        server = await asyncio.create_subprocess_exec(
+            release / "bin" / "serving",
+            "-f",
+            _configure(folder, settings),
+            env=_environment(release, folder, control, settings),
+            start_new_session=True,  # a Ctrl-C is for this process, which stops the others in order
+        )
+        return await _supervise(server, control)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _supervise(server: asyncio.subprocess.Process, control: Path) -> int:
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    ended, stop = asyncio.create_task(server.wait()), asyncio.create_task(told.wait())
+    await asyncio.wait((ended, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if ended.done():
+        print(f"chatglm2: DJL Serving ended by itself with status {ended.result()}", file=sys.stderr)
+        return ended.result() or 1
+    await drain_worker(control, DRAIN_SECONDS)
+    server.terminate()
+    await asyncio.wait((ended,), timeout=5)
+    _kill_session(server.pid)
+    await ended
+    return 0
+
+
+def _kill_session(leader: int) -> None:
+    """End what is left of the server and its workers."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _configure(folder: Path, settings: Settings) -> Path:
+    """Write DJL's own configuration into the private `folder`."""
+    for name in ("models", "plugins", "tmp"):
+        (folder / name).mkdir()
+    lines = [
+        f"inference_address=http://{settings.host}:{settings.port}",
+        f"management_address=unix:{folder}/management",
+        f"load_models=chatglm2=file://{MODEL_FOLDER}",
+        f"model_store={folder}/models",
+        f"plugin_folder={folder}/plugins",
+        # the service refuses a body over its limit itself, with a reply that says so; this only bounds Java's memory
+        f"max_request_size={settings.max_body_bytes * 4}",
+    ]
+    file = folder / "config.properties"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def _environment(release: Path, folder: Path, control: Path, settings: Settings) -> dict[str, str]:
+    options = [os.environ.get("JAVA_OPTS", ""), f"-Djava.io.tmpdir={folder}/tmp"]
+    options.append(f"-Dlog4j2.configurationFile={release}/conf/log4j2-plain.xml")
+    return os.environ | {
+        "JAVA_OPTS": " ".join(options).strip(),
+        "MODEL_SERVER_HOME": str(folder),
+        "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
+        "PYTHON_EXECUTABLE": sys.executable,
+        "SERVING_FAIL_FAST": "true",
+        "CHAT_CONTROL_SOCKET": str(control),
+        "HF_MODEL_ID": settings.model,
+        "CHAT_DTYPE": settings.dtype,
+    }
+
+
+def _unpacked(archive: Path, cache: Path) -> Path:
+    """Folder with the content of `archive`, kept in the cache under its checksum."""
+    folder = cache / f"djl-serving-{_sha256(archive)[:16]}"
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".djl-serving-", dir=cache))
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, filter="data")
+            partial.chmod(0o755)
+            partial.rename(folder)
+        except (tarfile.TarError, OSError) as error:
+            raise SetupError(f"{archive} cannot be unpacked: {error}") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    found = next(folder.glob("*/bin/serving"), None)
+    if found is None:
+        raise SetupError(f"{archive} holds no bin/serving; name an archive of DJL Serving")
+    return found.parents[1]
+
+
+def _fetched(cache: Path) -> Path:
+    archive = cache / RELEASE.rsplit("/", 1)[-1]
+    if archive.is_file() and _sha256(archive) == RELEASE_SHA256:
+        return archive
+    print(f"fetching {RELEASE}", flush=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = archive.with_suffix(".partial")
+    try:
+        with httpx.stream("GET", RELEASE, follow_redirects=True, timeout=60) as response:
+            response.raise_for_status()
+            _save(response, partial)
+    except httpx.HTTPError as error:
+        raise SetupError(f"DJL Serving could not be fetched ({error}); fetch {RELEASE} yourself and set DJL_SERVING_HOME to it") from None
+    if (found := _sha256(partial)) != RELEASE_SHA256:
+        partial.unlink()
+        raise SetupError(f"{RELEASE} has checksum {found}, expected {RELEASE_SHA256}; it was not kept")
+    partial.rename(archive)
+    return archive

@@ -1,0 +1,58 @@
+"""The engine interface: token ids in, token ids out, one `Step` for each new token.
+
+Closing the iterator cancels the request and frees its memory. Limits are checked before an engine is asked.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose new tokens. Names and order of application are those of transformers' generation."""
+
+    max_new_tokens: int
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 keeps all tokens."""
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token; the last one of a request says why it is the last."""
+
+    token: int
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may be: `context` bounds prompt and new tokens together, ids lie below `vocabulary`."""
+
+    context: int
+    vocabulary: int
+
+
+class Engine(Protocol):
+    """A loaded model that answers any number of requests at once."""
+
+    limits: Limits
+
+    def ready(self) -> bool:
+        """Whether a request given now would be answered."""
+
+    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Step]:
+        """New tokens after `prompt`, as they are made. Raises `ChatError` where the engine fails."""
+
+    async def close(self) -> None:
+        """Stop; requests still running fail."""

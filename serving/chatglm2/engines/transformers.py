@@ -1,0 +1,220 @@
+"""Engine on transformers' continuous batching: requests join and leave one running batch at every token.
+
+The manager runs in a thread of its own. It never refuses a request and dies of a bad one, so callers keep to `limits`.
+If it dies all the same it is started again; requests that had no part in it go on where they were.
+"""
+
+import asyncio
+import contextlib
+import threading
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
+
+from chatglm2.engines.base import Limits, Sampling, Step
+from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
+from chatglm2.errors import ChatError, OutOfMemory, Unavailable
+
+PAGE_TOKENS = 32
+"""Tokens in a cache page. Prompts share whole pages only, so small pages share more."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error of the request it reaches
+    """The batch ended through no fault of this request, which can be given again."""
+
+
+class TransformersEngine:
+    """One model, one cache of `cache_tokens` tokens, at most `max_running` requests in the batch."""
+
+    def __init__(self, model: Any, *, cache_tokens: int, batch_tokens: int, max_running: int) -> None:
+        blocks = cache_tokens // PAGE_TOKENS
+        self.limits = Limits(
+            context=min(model.config.max_position_embeddings, blocks * PAGE_TOKENS), vocabulary=model.config.vocab_size
+        )
+        self._model = model
+        self._ends = _token_ids(model.generation_config.eos_token_id)
+        self._sampler = Sampler()
+        self._manager = model.init_continuous_batching(
+            generation_config=GenerationConfig(do_sample=False, eos_token_id=self._ends or -1, pad_token_id=0),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                num_blocks=blocks,
+                max_batch_tokens=batch_tokens,
+                max_requests_per_batch=max_running,
+                use_async_batching=False,
+                use_cuda_graph=False,
+                auto_switch_to_flash=False,
+            ),
+        )
+        self._manager.logit_processor = self._sampler
+        self._restarting, self._searching = asyncio.Lock(), asyncio.Lock()
+        self._closed = False
+        self._manager.start()
+
+    @classmethod
+    def load(cls, path: Path, dtype: torch.dtype, device: str, **sizes: int) -> "TransformersEngine":
+        """Read the native checkpoint in folder `path` onto `device`."""
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
+        return cls(model.to(device).eval(), **sizes)
+
+    def ready(self) -> bool:
+        """Whether the generation thread is alive and takes requests."""
+        return self._manager.is_running() and self._manager.background_thread_status.can_accept_new_requests() is None
+
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Step]:
+        """One step for each new token; a beam search gives its steps together at its end."""
+        if sampling.num_beams > 1:
+            for step in await self._search(prompt, sampling):
+                yield step
+            return
+        chooser, made = Chooser.of(sampling, self._model.device), list[int]()
+        while True:
+            steps = self._attempt(prompt + made, sampling.max_new_tokens - len(made), chooser)
+            try:
+                async with contextlib.aclosing(steps):
+                    async for step in steps:
+                        made.append(step.token)
+                        yield step
+                return
+            except Interrupted:
+                continue
+
+    async def close(self) -> None:
+        """Stop the generation thread, which is no daemon: the process cannot end before it does."""
+        self._closed = True
+        if self._manager.is_running():
+            await asyncio.to_thread(self._manager.stop, hard_stop=True)
+
+    async def _attempt(self, prompt: list[int], max_new_tokens: int, chooser: Chooser) -> AsyncIterator[Step]:
+        await self._ensure_running()
+        request_id, results = uuid.uuid4().hex, asyncio.Queue[Any]()
+        self._sampler.add(request_id, chooser)
+        self._manager.register_result_handler(request_id, results.put_nowait)
+        finished, seen = False, 0
+        try:
+            if self._manager.add_request(prompt, request_id, max_new_tokens, True, eos_token_id=self._ends) is None:
+                raise Interrupted
+            while not finished:
+                result = await results.get()
+                if result.error is not None:
+                    await self._ensure_running()
+                    raise self._failure(request_id, result.error)
+                finished = result.is_finished()
+                tokens = result.generated_tokens
+                for seen in range(seen + 1, len(tokens) + 1):
+                    yield self._step(tokens[seen - 1], last=finished and seen == len(tokens))
+        finally:
+            if not finished:
+                self._manager.cancel_request(request_id)
+            self._forget(request_id)
+
+    def _step(self, token: int, last: bool) -> Step:
+        return Step(token, ("stop" if token in self._ends else "length") if last else None)
+
+    def _failure(self, request_id: str, error: str) -> Exception:
+        if request_id in self._sampler.spoiled:
+            return ChatError("the model's output was not finite; the answer was dropped, send the request again")
+        if error == NON_FINITE:
+            return Interrupted()
+        if "out of memory" in error.lower():
+            return OutOfMemory("the device ran out of memory; ask for fewer tokens or try again later")
+        return ChatError(f"generation failed: {error}")
+
+    def _forget(self, request_id: str) -> None:
+        self._sampler.drop(request_id)
+        with self._manager.output_router._lock:
+            self._manager.output_router.result_handlers.pop(request_id, None)
+
+    async def _ensure_running(self) -> None:
+        if self.ready():
+            return
+        async with self._restarting:
+            if self._closed:
+                raise Unavailable("the service is shutting down")
+            if not self.ready():
+                await asyncio.to_thread(self._restart)
+
+    def _restart(self) -> None:
+        """A stopped manager makes a new cache when it starts, so nothing of the old one can spoil a new answer."""
+        self._manager.stop(timeout=5)
+        self._manager.start()
+
+    async def _search(self, prompt: list[int], sampling: Sampling) -> list[Step]:
+        """Beam search outside the batch, which waits meanwhile; one at a time. The thread ends with its request."""
+        async with self._searching:
+            await self._ensure_running()
+            cancelled = threading.Event()
+            work = asyncio.create_task(asyncio.to_thread(self._beam_search, prompt, sampling, cancelled))
+            try:
+                tokens = await asyncio.shield(work)
+            finally:
+                cancelled.set()
+                await asyncio.wait([work])
+        return [self._step(token, last=index == len(tokens) - 1) for index, token in enumerate(tokens)]
+
+    def _beam_search(self, prompt: list[int], sampling: Sampling, cancelled: threading.Event) -> list[int]:
+        ids = torch.tensor([prompt], device=self._model.device)
+        devices = [self._model.device] if self._model.device.type == "cuda" else []
+        try:
+            with self._manager.pause(), torch.inference_mode(), torch.random.fork_rng(devices):
+                torch.manual_seed(sampling.seed) if sampling.seed is not None else torch.seed()
+                sequence = self._model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    generation_config=_beam_config(sampling, self._ends),
+                    logits_processor=LogitsProcessorList([FiniteLogits()]),
+                    stopping_criteria=StoppingCriteriaList([Cancelled(cancelled)]),
+                )[0]
+        except NonFiniteLogitsError as error:
+            raise ChatError("the model's output was not finite; the answer was dropped") from error
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("the device ran out of memory; ask for fewer beams or fewer tokens") from error
+        return [int(token) for token in sequence[len(prompt) :]]
+
+
+class FiniteLogits(LogitsProcessor):  # type: ignore[misc]
+    """Refuses logits that are not finite, before anything is chosen from them."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores [rows, vocabulary], returned as they came. Raises NonFiniteLogitsError."""
+        return require_finite(scores)
+
+
+class Cancelled(StoppingCriteria):  # type: ignore[misc]
+    """Ends a search when its event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """For each of `input_ids`' rows, whether to stop."""
+        return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
+
+
+def _beam_config(sampling: Sampling, ends: list[int]) -> GenerationConfig:
+    warpers: dict[str, Any] = {}
+    if sampling.do_sample:
+        warpers = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        num_beams=sampling.num_beams,
+        length_penalty=sampling.length_penalty,
+        early_stopping=sampling.early_stopping,
+        repetition_penalty=sampling.repetition_penalty,
+        do_sample=sampling.do_sample,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+        **warpers,
+    )
+
+
+def _token_ids(value: int | list[int] | None) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)

@@ -1,0 +1,28 @@
+"""Messages to prompt token ids, by the model's own chat template.
+
+A converted ChatGLM2 carries the original's rounds as its template, so this is the same for every model.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompter:
+    """Writes prompts for one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """Token ids of a prompt after which the model speaks."""
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        return [int(token) for token in ids]

@@ -1,0 +1,49 @@
+"""All settings of the chat service, read once from the environment (and command line) into one frozen object.
+
+Nothing else in the package reads the environment.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Settings(BaseSettings):
+    """Environment variables are `CHAT_` and the field's name in capitals, but where another name is given."""
+
+    model_config = SettingsConfigDict(env_prefix="CHAT_", frozen=True, populate_by_name=True, extra="forbid")
+
+    model: str = Field("", validation_alias=AliasChoices("HF_MODEL_ID", "CHAT_MODEL"))
+    """A folder or a hub id; empty means the embedded SmolLM2."""
+    revision: str | None = Field(None, validation_alias=AliasChoices("HF_REVISION", "CHAT_REVISION"))
+    """Commit, tag or branch of a hub id."""
+    dtype: Dtype = "auto"
+    """`auto` is float16 on CUDA and float32 on a CPU."""
+    cache_dir: Path = Path.home() / ".cache" / "djl-container"
+    """Converted models are kept here."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("API_KEY", "CHAT_API_KEY"))
+    """When set, every route but `/ping` asks for `Authorization: Bearer ...`."""
+    control_socket: Path | None = None
+    """Unix socket on which whoever started DJL Serving asks the worker to finish its requests."""
+
+    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1)
+    max_new_tokens: int = Field(4096, ge=1)
+    """Most new tokens one request may ask for."""
+    max_running: int = Field(64, ge=1)
+    """Requests in the running batch at once."""
+    max_waiting: int = Field(256, ge=0)
+    """Requests waiting for a place in it; one more is refused with 429."""
+    deadline_seconds: float = Field(300.0, gt=0)
+    """Longest a request may take."""
+
+    cache_tokens: int = Field(32768, ge=64)
+    """Tokens that the key-value cache holds, all requests together; also bounds prompt and answer of one."""
+    batch_tokens: int = Field(1024, ge=16)
+    """Tokens that one forward pass takes, prompts and answers together."""

@@ -1,0 +1,40 @@
+"""Puts a chat service together from settings: finds the model, loads it, joins the parts."""
+
+import structlog
+
+from chatglm2.errors import SetupError
+from chatglm2.service import ChatService
+from chatglm2.settings import Settings
+
+log = structlog.get_logger()
+
+
+def load(settings: Settings) -> ChatService:
+    """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
+    import torch  # noqa: PLC0415 - seconds to import; `--help` must not wait for it
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    from chatglm2.checkpoint.source import resolve  # noqa: PLC0415
+    from chatglm2.detokenizer import detokenizer_factory  # noqa: PLC0415
+    from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
+    from chatglm2.prompt import Prompter  # noqa: PLC0415
+
+    path = resolve(settings.model, settings.revision, settings.cache_dir)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    default = torch.float16 if device == "cuda" else torch.float32
+    dtype = default if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        engine = TransformersEngine.load(
+            path,
+            dtype,
+            device,
+            cache_tokens=settings.cache_tokens,
+            batch_tokens=settings.batch_tokens,
+            max_running=settings.max_running,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
+    log.info("model loaded", model=settings.model or "embedded", device=device, dtype=str(dtype).removeprefix("torch."))
+    return ChatService(engine, Prompter(tokenizer), detokenizer_factory(tokenizer), settings)

@@ -1,0 +1,70 @@
+"""Adapter between DJL Serving and the chat service. The only file that knows `djl_python`.
+
+Every failure becomes an output: what escapes from here leaves DJL's client waiting or with a reply that says nothing.
+"""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+
+from djl_python import Input, Output
+
+from chatglm2.control import serve_control
+from chatglm2.errors import ChatError, SetupError, Unavailable
+from chatglm2.logs import configure
+from chatglm2.service import Call, ChatService
+from chatglm2.settings import Settings
+from chatglm2.startup import load
+
+service: ChatService | None = None
+
+
+async def handle(inputs: Input) -> Output | AsyncIterator[Output] | None:
+    """DJL's entry point: the first, empty call loads the model, every other one is a request."""
+    if inputs.is_empty():
+        return await start()
+    try:
+        if service is None:
+            raise Unavailable("the model is not loaded yet; try again in a few seconds")
+        reply = await service.handle(_call(inputs))
+    except ChatError as error:
+        return _output("application/json", "", error=str(error), code=error.status)
+    if isinstance(reply.body, str):
+        return _output(reply.content_type, reply.body)
+    return _stream(reply.content_type, reply.body)
+
+
+async def start() -> None:
+    """Load the model, once. DJL Serving ends with a stack trace if this fails, so the reason is printed first."""
+    global service  # noqa: PLW0603 - DJL calls module functions
+    if service is not None:
+        return
+    configure()
+    settings = Settings()
+    try:
+        service = await asyncio.to_thread(load, settings)
+    except SetupError as error:
+        print(f"chatglm2: {error}", file=sys.stderr, flush=True)
+        raise
+    await serve_control(service, settings.control_socket)
+
+
+def _call(inputs: Input) -> Call:
+    keys = inputs.get_content().get_keys()
+    body = bytes(inputs.get_as_bytes()) if len(keys) == 1 else b""
+    return Call(body, inputs.get_property("Content-Type"), inputs.get_property("Authorization"))
+
+
+async def _stream(content_type: str, parts: AsyncIterator[str]) -> AsyncIterator[Output]:
+    async with contextlib.aclosing(parts):  # type: ignore[type-var]
+        async for part in parts:
+            yield _output(content_type, part, last=False)
+    yield _output(content_type, "")
+
+
+def _output(content_type: str, data: str, last: bool = True, **error: str | int) -> Output:
+    output = Output()
+    output.add_property("Content-Type", content_type)
+    output.add(Output.binary_encode({"data": data, "last": last, **error}))
+    return output
