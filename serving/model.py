@@ -11,22 +11,21 @@ from collections.abc import AsyncIterator
 from djl_python import Input, Output
 
 from chatglm2.control import serve_control
-from chatglm2.errors import ChatError, SetupError, Unavailable
+from chatglm2.errors import ChatError, SetupError
 from chatglm2.logs import configure
 from chatglm2.service import Call, ChatService
 from chatglm2.settings import Settings
 from chatglm2.startup import load
 
 service: ChatService | None = None
+control: asyncio.Server | None = None
 
 
 async def handle(inputs: Input) -> Output | AsyncIterator[Output] | None:
     """DJL's entry point: the first, empty call loads the model, every other one is a request."""
-    if inputs.is_empty():
+    if service is None:
         return await start()
     try:
-        if service is None:
-            raise Unavailable("the model is not loaded yet; try again in a few seconds")
         reply = await service.handle(_call(inputs))
     except ChatError as error:
         return _output("application/json", "", error=str(error), code=error.status)
@@ -36,10 +35,9 @@ async def handle(inputs: Input) -> Output | AsyncIterator[Output] | None:
 
 
 async def start() -> None:
-    """Load the model, once. DJL Serving ends with a stack trace if this fails, so the reason is printed first."""
-    global service  # noqa: PLW0603 - DJL calls module functions
-    if service is not None:
-        return
+    """Load the model. DJL Serving sends nothing else until this returns, and ends with a stack trace if it fails: so the
+    reason is printed first."""
+    global service, control  # noqa: PLW0603 - DJL calls module functions
     configure()
     settings = Settings()
     try:
@@ -47,7 +45,8 @@ async def start() -> None:
     except SetupError as error:
         print(f"chatglm2: {error}", file=sys.stderr, flush=True)
         raise
-    await serve_control(service, settings.control_socket)
+    if settings.control_socket is not None:
+        control = await serve_control(service, settings.control_socket)
 
 
 def _call(inputs: Input) -> Call:

@@ -1,5 +1,6 @@
 """Command line of the chat service: `python -m chatglm2 COMMAND`."""
 
+import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -38,6 +39,18 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
     app = create_app(load(settings), settings)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=25, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+@cli.command()
+def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
+    """Serve behind DJL Serving, found in DJL_SERVING_HOME or fetched. Needs Java 17."""
+    settings = _settings(model=model, host=host, port=port, dtype=dtype)
+    from chatglm2.djl import check_java, find_release, run  # noqa: PLC0415
+
+    check_java()
+    _bind(settings.host, settings.port).close()
+    release = find_release(settings.djl_serving_home, settings.cache_dir)
+    raise typer.Exit(asyncio.run(run(release, settings)))
 
 
 @cli.command()

@@ -1,7 +1,7 @@
-"""A Unix socket between the worker that answers requests and whoever started it, for an orderly shutdown.
+"""A Unix socket between the worker that answers requests and whoever started DJL Serving around it.
 
-DJL Serving drops requests in flight when it is told to stop. So its starter first connects here: from then on the worker
-refuses new requests, and the connection closes when the last one in flight has ended.
+The starter holds a connection open: that it breaks tells at once that the worker is gone, which DJL's own `/ping` does
+not. And DJL drops requests in flight when it is stopped, so the starter first asks the worker to finish them.
 """
 
 import asyncio
@@ -9,26 +9,49 @@ from pathlib import Path
 
 from chatglm2.service import ChatService
 
+DRAIN = b"drain\n"
 
-async def serve_control(service: ChatService, path: Path | None) -> None:
-    """Listen on `path` for as long as the event loop runs; with no path, do nothing."""
-    if path is None:
-        return
 
-    async def drain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await service.drain()
+async def serve_control(service: ChatService, path: Path) -> asyncio.Server:
+    """Listen on `path`; a line `drain` makes the service refuse new requests and is answered when the last one ended."""
+
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readline() == DRAIN:
+            await service.drain()
+            writer.write(DRAIN)
         writer.close()
 
-    path.unlink(missing_ok=True)  # left by a worker that was killed
-    server = await asyncio.start_unix_server(drain, path)
-    asyncio.get_running_loop()._chat_control = server  # type: ignore[attr-defined]
+    return await asyncio.start_unix_server(attend, path)
 
 
-async def drain_worker(path: Path, seconds: float) -> None:
-    """Ask the worker behind `path` to finish, and wait until it has, at most that long. A dead worker has nothing to finish."""
-    try:
-        async with asyncio.timeout(seconds):
-            reader, _ = await asyncio.open_unix_connection(path)
-            await reader.read()
-    except (OSError, TimeoutError):
-        return
+class Worker:
+    """The worker as its starter sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seen = False
+        """Whether it has ever been ready to answer."""
+
+    async def gone(self) -> None:
+        """Returns when a worker that was ready is no more."""
+        while not self.seen:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._path)
+            except OSError:
+                await asyncio.sleep(0.2)
+            else:
+                self.seen = True
+        await reader.read()
+        writer.close()
+
+    async def drain(self, seconds: float) -> bool:
+        """Ask it to finish; whether it has within that time. A worker that is not there has nothing to finish."""
+        try:
+            async with asyncio.timeout(seconds):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+                writer.write(DRAIN)
+                await reader.read()
+                writer.close()
+        except OSError as error:
+            return not isinstance(error, TimeoutError)
+        return True

@@ -8,9 +8,10 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SPACE = "▁"  # what SentencePiece writes for a space inside a piece
 BYTE_MARK = "\ufdd2"  # begins the name of an ASCII byte in converted tokenizers where the character is a piece as well
@@ -27,7 +28,7 @@ class Detokenizer(Protocol):
         """The rest, with U+FFFD for bytes that never became a character."""
 
 
-def detokenizer_factory(tokenizer: PreTrainedTokenizerBase) -> Callable[[], Detokenizer]:
+def detokenizer_factory(tokenizer: "PreTrainedTokenizerBase") -> Callable[[], Detokenizer]:
     """A maker of detokenizers for this tokenizer, chosen by its own decoder; tables are built once, here."""
     spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     if _is_sentencepiece(spec):
@@ -71,7 +72,7 @@ class TokenizerDetokenizer:
     Holds back text that ends in U+FFFD, because the next token may complete the character.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._context: list[int] = []  # tokens already given out, kept because spacing depends on the neighbour
@@ -106,7 +107,7 @@ def _is_sentencepiece(spec: dict[str, Any]) -> bool:
     return bool(byte_fallback) and any(step.get("prepend") == SPACE for step in steps)
 
 
-def _visible_pieces(tokenizer: PreTrainedTokenizerBase, spec: dict[str, Any]) -> dict[int, str]:
+def _visible_pieces(tokenizer: "PreTrainedTokenizerBase", spec: dict[str, Any]) -> dict[int, str]:
     special = {token["id"] for token in spec["added_tokens"] if token["special"]}
     return {i: piece for piece, i in tokenizer.get_vocab().items() if i not in special}
 

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import httpx
-from rich.progress import wrap_file
+from rich.progress import Progress
 
-from chatglm2.control import drain_worker
+from chatglm2.control import Worker
 from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
 
@@ -60,38 +60,51 @@ def check_java() -> None:
 
 
 async def run(release: Path, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT (then 0, when all is finished) or until the server ends by itself (then not 0)."""
-    folder = Path(tempfile.mkdtemp(prefix="chat-"))
-    try:
-        control = folder / "control"
+    """Serve until SIGTERM or SIGINT. The exit status: 0 when told to stop and all requests have finished.
+
+    A server whose worker died is started again. DJL could restart the worker by itself, but answers 200 to `/ping` and
+    400 to requests while it loads; a closed port tells the truth.
+    """
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    while (status := await _serve(release, settings, told)) is None:
+        print("chatglm2: the worker died; starting DJL Serving again", file=sys.stderr, flush=True)
+    return status
+
+
+async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int | None:
+    """One life of the server: its exit status, or None where it should have another."""
+    with tempfile.TemporaryDirectory(prefix="chat-") as name:
+        folder = Path(name)
+        worker = Worker(folder / "control")
         server = await asyncio.create_subprocess_exec(
             release / "bin" / "serving",
             "-f",
             _configure(folder, settings),
-            env=_environment(release, folder, control, settings),
+            env=_environment(release, folder, settings),
+            cwd=folder,  # DJL Serving also looks for models where it is started
             start_new_session=True,  # a Ctrl-C is for this process, which stops the others in order
         )
-        return await _supervise(server, control)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        ended, gone, stop = map(asyncio.ensure_future, (server.wait(), worker.gone(), told.wait()))
+        await asyncio.wait((ended, gone, stop), return_when=asyncio.FIRST_COMPLETED)
+        finished = not stop.done() or await worker.drain(DRAIN_SECONDS)
+        await _end(server, ended)
+        gone.cancel()
+        if not stop.cancel():
+            if not finished:
+                print(f"chatglm2: requests still running after {DRAIN_SECONDS} s were dropped", file=sys.stderr)
+            return 0 if finished else 1
+        return None if worker.seen else server.returncode or 1
 
 
-async def _supervise(server: asyncio.subprocess.Process, control: Path) -> int:
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    ended, stop = asyncio.create_task(server.wait()), asyncio.create_task(told.wait())
-    await asyncio.wait((ended, stop), return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if ended.done():
-        print(f"chatglm2: DJL Serving ended by itself with status {ended.result()}", file=sys.stderr)
-        return ended.result() or 1
-    await drain_worker(control, DRAIN_SECONDS)
-    server.terminate()
-    await asyncio.wait((ended,), timeout=5)
+async def _end(server: asyncio.subprocess.Process, ended: "asyncio.Future[int]") -> None:
+    """Stop the server if it runs, and whatever is left of its session."""
+    if not ended.done():
+        server.terminate()
+        await asyncio.wait((ended,), timeout=5)
     _kill_session(server.pid)
     await ended
-    return 0
 
 
 def _kill_session(leader: int) -> None:
@@ -120,17 +133,17 @@ def _configure(folder: Path, settings: Settings) -> Path:
     return file
 
 
-def _environment(release: Path, folder: Path, control: Path, settings: Settings) -> dict[str, str]:
+def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, str]:
     options = [os.environ.get("JAVA_OPTS", ""), f"-Djava.io.tmpdir={folder}/tmp"]
-    options.append(f"-Dlog4j2.configurationFile={release}/conf/log4j2-plain.xml")
-    return os.environ | {
+    options.append(f"-Dlog4j2.configurationFile=file:{release}/conf/log4j2-plain.xml")
+    model = {"HF_MODEL_ID": settings.model} if settings.model else {}  # DJL looks up even an empty one
+    return dict(os.environ) | model | {
         "JAVA_OPTS": " ".join(options).strip(),
         "MODEL_SERVER_HOME": str(folder),
         "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
         "PYTHON_EXECUTABLE": sys.executable,
         "SERVING_FAIL_FAST": "true",
-        "CHAT_CONTROL_SOCKET": str(control),
-        "HF_MODEL_ID": settings.model,
+        "CHAT_CONTROL_SOCKET": str(folder / "control"),
         "CHAT_DTYPE": settings.dtype,
     }
 
@@ -174,3 +187,17 @@ def _fetched(cache: Path) -> Path:
         raise SetupError(f"{RELEASE} has checksum {found}, expected {RELEASE_SHA256}; it was not kept")
     partial.rename(archive)
     return archive
+
+
+def _save(response: httpx.Response, file: Path) -> None:
+    size = int(response.headers.get("content-length", 0)) or None
+    with file.open("wb") as out, Progress() as bar:
+        task = bar.add_task("DJL Serving", total=size)
+        for chunk in response.iter_bytes():
+            out.write(chunk)
+            bar.advance(task, len(chunk))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -97,6 +97,8 @@ def _json_object(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8 (byte {error.start}); send JSON encoded as UTF-8") from None
     except json.JSONDecodeError as error:
+        if not body.strip():
+            raise BadRequest("the body is empty; send a JSON object") from None
         raise BadRequest(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except (ValueError, RecursionError):
         raise BadRequest("the body is not usable JSON: a number is too long or the nesting too deep") from None

@@ -107,7 +107,7 @@ def _names(pieces: list[Piece]) -> Iterator[str]:
 
 
 def _merges(pieces: list[Piece], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two others, best score first: SentencePiece merges by the result's score."""
+    """Every way to put a piece together from two others, best first: SentencePiece merges by the result's score."""
     ordinary = [piece for piece in pieces if piece.type == PieceType.NORMAL]
     ordered = sorted(ordinary, key=lambda piece: -piece.score)  # stable: equal scores stay in the order of their ids
     return [

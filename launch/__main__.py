@@ -1,0 +1,146 @@
+"""`python -m launch`: prepare the models, start chat and denoiser, wait until both answer, stop both on Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from launch.examples import examples
+
+LOGS = Path("logs")
+START_SECONDS = 900
+STOP_SECONDS = 30
+
+
+@dataclass
+class Service:
+    """One process, its port and its log."""
+
+    name: str
+    port: int
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return LOGS / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C here reaches it only through `stop`."""
+        LOGS.mkdir(exist_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def healthy(self) -> bool:
+        """Whether it says that it can answer."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/ping", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """Let it finish its requests; end it if it takes too long."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def serve(
+    djl: Annotated[bool, typer.Option(help="Put chat behind DJL Serving (needs Java 17).")] = False,
+    chat_port: Annotated[int, typer.Option(help="Port of chat.")] = 8080,
+    denoiser_port: Annotated[int, typer.Option(help="Port of denoiser.")] = 8000,
+) -> None:
+    """Start chat and denoiser on this machine and wait until both answer."""
+    python = sys.executable
+    chat = Service("chat", chat_port, [python, "-m", "chatglm2", "djl" if djl else "serve", "--port", str(chat_port)])
+    denoiser = Service("denoiser", denoiser_port, [python, "-m", "denoiser", "serve", "--port", str(denoiser_port)])
+    services = [chat, denoiser]
+    for service in services:
+        _require_free(service)
+    if subprocess.run([python, "-m", "chatglm2", "prepare"]).returncode != 0:
+        raise typer.Exit(1)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    raise typer.Exit(_run(services, stop))
+
+
+def _run(services: list[Service], stop: threading.Event) -> int:
+    try:
+        for service in services:
+            service.start()
+        if not _wait_healthy(services, stop):
+            return 0 if stop.is_set() else 1
+        print(examples(*(service.port for service in services)), flush=True)
+        while not stop.wait(0.5):
+            for service in services:
+                if not service.running():
+                    _explain(service)
+                    return 1
+        return 0
+    finally:
+        print("stopping; requests in flight finish first", flush=True)
+        stoppers = [threading.Thread(target=service.stop) for service in services]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+
+def _wait_healthy(services: list[Service], stop: threading.Event) -> bool:
+    started, waiting = time.monotonic(), list(services)
+    print(f"starting {' and '.join(service.name for service in services)}; logs are in {LOGS}/", flush=True)
+    while waiting and not stop.wait(0.3):
+        for service in list(waiting):
+            if not service.running() or time.monotonic() - started > START_SECONDS:
+                _explain(service)
+                return False
+            if service.healthy():
+                waiting.remove(service)
+                print(f"{service.name} answers on port {service.port} after {time.monotonic() - started:.0f} s", flush=True)
+    return not waiting
+
+
+def _explain(service: Service) -> None:
+    """Say that it failed, with the end of its log."""
+    state = "does not answer" if service.running() else "ended by itself"
+    lines = service.log.read_text(errors="replace").splitlines()[-10:]
+    print(f"{service.name} {state}; the end of {service.log}:", *lines, sep="\n  ", file=sys.stderr, flush=True)
+
+
+def _require_free(service: Service) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", service.port))
+        except OSError as error:
+            option = f"{service.name.upper()}_PORT"
+            print(
+                f"port {service.port} for {service.name} is not free ({error.strerror}): stop what uses it, or choose "
+                f"another one: make serve {option}=NUMBER",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(serve)
