@@ -1,4 +1,7 @@
-"""The denoiser over HTTP. Thin: bodies go to `service`, computing to `worker`; here are routes, limits, keys and logs."""
+"""The denoiser over HTTP. Thin: bodies go to `service`, computing to `worker`.
+
+Here are routes, body limits, keys, logs and metrics; nothing here blocks the event loop.
+"""
 
 import asyncio
 import hmac
@@ -6,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -144,7 +148,7 @@ def create_app(
         try:
             routes.service = await routes.worker.run(load)
             _log.info("ready", device=routes.service.denoiser.device)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             on_failure(error)
 
     @asynccontextmanager
@@ -159,11 +163,10 @@ def create_app(
     app.get("/health", response_model=Health)(routes.health)
     app.get("/ping", response_model=Health, responses={503: {"model": Health}})(routes.ping)
     app.get("/metrics", response_class=Response)(routes.exposition)
-    post = {"/denoise/text": (routes.text, TextRequest), "/denoise/embedding": (routes.embedding, EmbeddingRequest)}
-    for path, (handler, kind) in post.items():
-        app.post(path, response_model=DenoiseReply, openapi_extra=_body_schema(kind))(handler)
-    both = _body_schema(TextRequest, EmbeddingRequest)
-    app.post("/invocations", response_model=DenoiseReply, openapi_extra=both)(routes.invocations)
+    post = partial(app.post, response_model=DenoiseReply)
+    post("/denoise/text", openapi_extra=_body_schema(TextRequest))(routes.text)
+    post("/denoise/embedding", openapi_extra=_body_schema(EmbeddingRequest))(routes.embedding)
+    post("/invocations", openapi_extra=_body_schema(TextRequest, EmbeddingRequest))(routes.invocations)
     app.middleware("http")(routes.around)
     app.exception_handler(DenoiserError)(_refusal)
     app.exception_handler(TimeoutError)(_refusal)

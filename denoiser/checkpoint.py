@@ -33,7 +33,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         network = manifest["network"]
         network["width"], network["hidden"], network["blocks"], manifest["blend"]
     except OSError as error:
-        raise CheckpointError(f"no checkpoint at {folder}: {error.filename} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"no checkpoint at {folder}: {error.filename} cannot be read ({error.strerror})"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a manifest of this service ({error!r})") from error
     if digest != expected:
@@ -73,5 +75,7 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder / WEIGHTS} does not hold the network its manifest describes: {reason}") from error
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not hold the network its manifest describes: {reason}"
+        ) from error
     return network.float().eval().requires_grad_(requires_grad=False).to(device), manifest

@@ -4,26 +4,20 @@ Packages are fetched and unpacked into a cache folder, never installed. The same
 in the same order, and no two sentences of a corpus differ only in case, digits, punctuation or their ending.
 """
 
-import gzip
 import hashlib
 import re
 import shutil
 import subprocess
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 
 from denoiser.errors import CorpusError
+from denoiser.prose import SHORTEST, read_text, split_paragraphs, split_sentences
 from denoiser.sources import IN_DOMAIN, TRAINING, UNFAMILIAR, Source
 
-_SKIPPED = {"script", "style", "pre", "title", "nav", "table"}
-_INLINE = {"a", "b", "code", "kbd", "samp", "i", "em", "strong", "span", "tt", "q", "sub", "sup", "app", "gui", "guiseq", "link", "cite", "var"}
-_MARKUP = (".html", ".page")
-_SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
 
@@ -35,80 +29,6 @@ class Corpus:
     training: list[str]
     evaluation: dict[str, list[str]]
     sources: list[dict[str, str]]
-
-
-class _Prose(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-        self._skipping = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        self._skipping += tag in _SKIPPED
-        if tag not in _INLINE:
-            self.pieces.append("\n\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._skipping = max(0, self._skipping - (tag in _SKIPPED))
-        if tag not in _INLINE:
-            self.pieces.append("\n\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._skipping:
-            self.pieces.append(data)
-
-
-def _strip_markup(text: str) -> str:
-    parser = _Prose()
-    parser.feed(text)
-    parser.close()
-    return "".join(parser.pieces)
-
-
-def _strip_roff(text: str) -> str:
-    text = re.sub(r"(?m)^\.(B|I|BR|IR|RB|RI|BI|IB) ", "", text)
-    text = re.sub(r"(?m)^['.].*$", "\n", text)
-    return re.sub(r"\\f.|\\\(\w\w|\\[&,/|]|\\", "", text)
-
-
-def _decompress_blocks(data: bytes) -> bytes:
-    """The zlib streams of a file with single bytes between them (SWORD text modules)."""
-    pieces, start = [], data.find(b"\x78\x9c")
-    while start >= 0:
-        stream = zlib.decompressobj()
-        pieces.append(stream.decompress(data[start:]))
-        start = data.find(b"\x78\x9c", len(data) - len(stream.unused_data))
-    return b"".join(pieces)
-
-
-def _read(path: Path) -> str:
-    data = path.read_bytes()
-    if path.suffix == ".bzz":
-        return _strip_markup(_decompress_blocks(data).decode(errors="replace"))
-    if data.startswith(b"\x1f\x8b"):
-        data = gzip.decompress(data)
-    text = data.decode(errors="replace")
-    if path.suffix in _MARKUP:
-        return _strip_markup(text)
-    return _strip_roff(text) if "/man/" in str(path) else text
-
-
-def _is_prose(sentence: str) -> bool:
-    letters = sum(c.isalpha() or c == " " for c in sentence)
-    return 15 <= len(sentence) <= 400 and sentence.count(" ") >= 2 and letters >= 0.85 * len(sentence) and sentence.isascii()
-
-
-def split_paragraphs(text: str) -> list[str]:
-    """Paragraphs are parted by blank lines, `%` lines or tabs."""
-    return re.split(r"\n\s*\n|\n%+\n|\t", text)
-
-
-def split_sentences(paragraph: str) -> Iterator[str]:
-    """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
-    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph)
-    for sentence in _SENTENCE_END.split(" ".join(plain.split())):
-        if _is_prose(sentence):
-            yield sentence
 
 
 def _key(sentence: str) -> str:
@@ -138,7 +58,9 @@ def _command(*arguments: str, folder: Path | None = None) -> str:
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise CorpusError(f"{' '.join(arguments[:2])} failed: {reason}; try apt-get update, or your own text: --text FILE")
+        raise CorpusError(
+            f"{' '.join(arguments[:2])} failed: {reason}; try apt-get update, or your own text: --text FILE"
+        )
     return done.stdout
 
 
@@ -163,8 +85,8 @@ def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
     if not files:
         raise CorpusError(f"package {source.package} holds no {source.files}; its layout has changed")
     for path in files:
-        for match in re.finditer(source.pattern, _read(path)):
-            yield from split_paragraphs(match.group(1))
+        for match in re.finditer(source.pattern, read_text(path)):
+            yield from (p for p in split_paragraphs(match.group(1)) if len(p) >= SHORTEST)
 
 
 def _sentences_of(source: Source, folder: Path, count: int, seed: int, seen: set[str]) -> list[str]:

@@ -32,7 +32,7 @@ class Denoiser:
     """A trained network with its blend, on one device."""
 
     def __init__(self, network: Network, blend: Blend, device: str = "cpu") -> None:
-        self._network, self._blend = network, blend
+        self.network, self.blend = network, blend
         self.device = device
         self.width: int = network.shape["width"]
 
@@ -52,9 +52,9 @@ class Denoiser:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings)).to(self.device)
         level = torch.from_numpy(levels.astype(np.float32))[:, None].to(self.device)
         with torch.inference_mode():
-            result = self._network(noisy, level)
+            result = self.network(noisy, level)
             if mode == "neighbours":
-                share = torch.from_numpy(self._blend.at(levels).astype(np.float32))[:, None].to(self.device)
+                share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)
                 result = functional.normalize(functional.normalize(noisy) + share * functional.normalize(result))
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 

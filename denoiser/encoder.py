@@ -51,7 +51,9 @@ class MiniLM:
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""
-        vectors = self._model.encode(list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False)
+        vectors = self._model.encode(
+            list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False
+        )
         return np.asarray(torch.nn.functional.normalize(vectors.float()).cpu().numpy(), dtype=np.float32)
 
     def encode_corpus(self, texts: Sequence[str], progress: Callable[[int], None]) -> Embeddings:
@@ -74,4 +76,4 @@ class MiniLM:
 
 def fast_bfloat16() -> bool:
     """Whether the processor has AMX tiles."""
-    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001
+    return bool(torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,7 @@
-"""Everything the denoiser refuses, each with its HTTP status. Every message is one line that says what happened and what to do."""
+"""Everything the denoiser refuses, each with its HTTP status.
+
+Every message is one line that says what happened, which value, and what to do next.
+"""
 
 from http import HTTPStatus
 
@@ -39,3 +42,7 @@ class CheckpointError(DenoiserError):
 
 class CorpusError(DenoiserError):
     """Training text that cannot be fetched, read or used."""
+
+
+class SettingsError(DenoiserError):
+    """A setting in the environment that cannot be used."""

@@ -31,7 +31,8 @@ class _Block(nn.Module):
 class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
-    `axes` holds the principal axes of clean embeddings as columns, `variances` the variance along each, `mean` their mean.
+    `mean` is the mean of clean embeddings; `axes` holds their principal axes as columns, `variances` the variance along
+    each.
     """
 
     mean: Tensor

@@ -1,7 +1,7 @@
 """How noisy embeddings are, and making them so.
 
-Clean embeddings have length 1 and noise adds to the squared length: |y|^2 is 1 + d*s^2 on average for d numbers and noise
-of standard deviation s, with variance 4*s^2 + 2*d*s^4. One row gives s within about 26% at 0.01 and 5% at 0.1.
+Clean embeddings have length 1 and noise adds to the squared length: |y|^2 is 1 + d*s^2 on average for d numbers and
+noise of standard deviation s, with variance 4*s^2 + 2*d*s^4. One row gives s within about 26% at 0.01 and 5% at 0.1.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def estimate_levels(embeddings: Embeddings) -> Levels:
     """The noise level of each row [n] of embeddings [n, d], whose clean versions have length 1.
 
     Rows that agree on a level share it, so that many rows give a sharper estimate than one; a row that disagrees keeps
-    its own. Rows of length 1 (or less) have level 0: noise that was scaled away afterwards leaves no trace in the length.
+    its own. Rows of length 1 (or less) have level 0: noise scaled away afterwards leaves no trace in the length.
     """
     width = embeddings.shape[1]
     excess = (embeddings.astype(np.float64) ** 2).sum(1) - 1
@@ -36,4 +36,5 @@ def estimate_levels(embeddings: Embeddings) -> Levels:
     agreeing = (np.abs(excess / width - middle) <= _AGREEING * spread) & (np.abs(excess) > _ROUNDING)
     if agreeing.any():
         own[agreeing] = max(0.0, float(excess[agreeing].mean()) / width)
-    return np.sqrt(own)
+    levels: Levels = np.sqrt(own)
+    return levels

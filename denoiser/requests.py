@@ -15,11 +15,15 @@ from pydantic_core import ErrorDetails
 
 from denoiser.encoder import Embeddings
 from denoiser.errors import InvalidInputError, TooLargeError
-from denoiser.schemas import DenoiseRequest, EmbeddingRequest, EncodingFormat, TextRequest
+from denoiser.schemas import HIGHEST_NOISE, DenoiseRequest, EmbeddingRequest, EncodingFormat, TextRequest
 
 HIGHEST_VALUE = 1000.0
 LONGEST_TEXT = 100_000
 _DECIMALS = 8
+_ALLOWED = {
+    "noise_level": f" (allowed: 0 to {HIGHEST_NOISE:g})",
+    "input_noise_level": f' (allowed: 0 to {HIGHEST_NOISE:g} or "auto")',
+}
 
 
 Kind = type[TextRequest] | type[EmbeddingRequest]
@@ -48,7 +52,9 @@ def _own_field(kind: Kind) -> str:
 
 
 def _place(error: ErrorDetails) -> str:
-    steps = [step for step in error["loc"] if isinstance(step, int) or re.fullmatch(r"\w+", step) or len(error["loc"]) == 1]
+    steps = [
+        step for step in error["loc"] if isinstance(step, int) or re.fullmatch(r"\w+", step) or len(error["loc"]) == 1
+    ]
     named = [step for step in steps if step not in ("str", "float", "constrained")]
     return "".join(f"[{step}]" if isinstance(step, int) else str(step)[:60] for step in named)
 
@@ -56,10 +62,13 @@ def _place(error: ErrorDetails) -> str:
 def _explain(error: ValidationError, kind: Kind) -> str:
     worst = max(error.errors(include_url=False, include_context=False), key=lambda e: len(e["loc"]))
     if worst["type"] == "extra_forbidden":
-        return f"unknown field {_place(worst)}; the fields are {', '.join(kind.model_fields)}"
-    given = "" if worst["loc"][0] == "texts" else f", not {worst['input']!r:.60}"
-    also = ' or "auto"' if worst["loc"][0] == "input_noise_level" else ""
-    return f"{_place(worst)}: {worst['msg'].lower().replace('input ', '')}{also}{given}"
+        return f"unknown field {worst['loc'][-1]!r:.60}; the fields are {', '.join(kind.model_fields)}"
+    if worst["type"] == "too_short":
+        return f"{_place(worst)} is empty; at least one is needed"
+    field = worst["loc"][0]
+    allowed = _ALLOWED.get(str(field), "")
+    given = "" if field == "texts" else f", not {worst['input']!r:.60}"
+    return f"{_place(worst)}: {worst['msg'].lower().replace('input ', '')}{given}{allowed}"
 
 
 def check_texts(texts: Sequence[str], most: int) -> None:
@@ -97,7 +106,9 @@ def read_vectors(request: EmbeddingRequest, width: int, most: int) -> Embeddings
     return array.astype(np.float32)
 
 
-def _read_row(number: int, row: list[float] | str, encoding: EncodingFormat) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _read_row(
+    number: int, row: list[float] | str, encoding: EncodingFormat
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     if isinstance(row, str) != (encoding == "base64"):
         found = "a string" if isinstance(row, str) else "a list of numbers"
         raise InvalidInputError(f'embeddings[{number}] is {found}, which does not fit encoding_format "{encoding}"')
@@ -115,4 +126,3 @@ def write_vectors(vectors: Embeddings, encoding: EncodingFormat) -> list[list[fl
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
     rounded: list[list[float]] = vectors.astype(np.float64).round(_DECIMALS).tolist()
     return rounded
-

@@ -1,4 +1,4 @@
-"""The denoiser's HTTP bodies. Numbers are strict, unknown fields are refused, and every refusal names field, value and range."""
+"""The denoiser's HTTP bodies: numbers are strict and unknown fields are refused."""
 
 from typing import Annotated, Literal
 
@@ -16,9 +16,7 @@ class DenoiseRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    noise_level: NoiseLevel = Field(
-        default=0.0, description="standard deviation of the noise added before denoising"
-    )
+    noise_level: NoiseLevel = Field(default=0.0, description="standard deviation of the noise added before denoising")
     input_noise_level: NoiseLevel | Literal["auto"] = Field(
         default="auto", description="standard deviation of the noise the vectors already carry; auto estimates it"
     )
@@ -28,7 +26,8 @@ class DenoiseRequest(BaseModel):
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="makes the added noise reproducible")
     encoding_format: EncodingFormat = Field(
-        default="float", description="base64: rows are little-endian float32, in the request's embeddings and in the reply"
+        default="float",
+        description="base64: rows are little-endian float32, in the request's embeddings and in the reply",
     )
 
 

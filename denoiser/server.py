@@ -27,13 +27,16 @@ def load_service(settings: Settings) -> Service:
     return Service(denoiser, MiniLM(find_model(), device), Limits(settings.max_rows, settings.max_texts))
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, host: str) -> None:
     """Serve until SIGTERM or SIGINT. Raises DenoiserError when the port is taken or the model cannot be read."""
     read_manifest(settings.model_path)
     try:
-        listening = socket.create_server((settings.host, settings.port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, settings.port), family=family)
     except OSError as error:
-        raise DenoiserError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port") from error
+        raise DenoiserError(
+            f"cannot listen on {host}:{settings.port} ({error.strerror}); choose another with --port"
+        ) from error
     configure_logs()
     failures: list[Exception] = []
 

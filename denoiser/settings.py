@@ -1,10 +1,11 @@
 """The service's settings, read once from the environment (and nowhere else)."""
 
-from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from denoiser.errors import SettingsError
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
 
@@ -15,7 +16,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, protected_namespaces=())
 
     model_path: Path = BUNDLED_CHECKPOINT
-    host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
     max_rows: int = Field(default=4096, ge=1)
@@ -24,7 +24,17 @@ class Settings(BaseSettings):
     queue_size: int = Field(default=16, ge=1)
     denoiser_cache: Path = Path.home() / ".cache" / "denoiser"
 
-    @cached_property
+    @property
     def required_key(self) -> str | None:
         """The bearer token requests must carry; an empty API_KEY counts as none."""
         return (self.api_key.get_secret_value() or None) if self.api_key else None
+
+
+def read_settings() -> Settings:
+    """The settings in the environment. Raises SettingsError naming the variable, its value and what is allowed."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(step) for step in first["loc"]).upper()
+        raise SettingsError(f"{name}={first['input']} cannot be used: {first['msg'].lower()}") from error

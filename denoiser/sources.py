@@ -59,15 +59,16 @@ TRAINING = (
 )
 
 UNFAMILIAR = (
-    Source("sword-text-web", "usr/share/sword/modules/texts/**/*.bzz", "public domain", domain="scripture"),
-    Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays"),
-    Source("fortunes", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations"),
-    Source("fortunes-min", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations"),
+    Source("sword-text-web", "usr/share/sword/modules/texts/**/*.bzz", "public domain", domain="scripture", weight=2),
+    Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays", weight=2),
+    Source("fortunes", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations", weight=2),
+    Source("fortunes-min", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations", weight=2),
     Source(
         "wesnoth-1.16-httt",
         "usr/share/games/wesnoth/**/*.cfg",
         "GPL-2+",
         r"_ *\"([^\"]{15,})\"",
         "fantasy dialogue",
+        weight=2,
     ),
 )

@@ -24,7 +24,7 @@ _REPORT_EVERY = 50
 class Recipe:
     """What decides a training run besides its data; `average` is the decay of the averaged weights."""
 
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 512
     rate: float = 1e-3
     average: float = 0.999
@@ -75,7 +75,7 @@ def train(embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float
             optimiser.param_groups[0]["lr"] = _rate(step, recipe)
             loss = _loss(network, clean[torch.randint(len(clean), (recipe.batch,))], precision)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             _average(averaged, network, min(recipe.average, (step + 1) / (step + 10)))
             if (step + 1) % _REPORT_EVERY == 0 or step + 1 == recipe.steps:

@@ -76,7 +76,7 @@ def serve(
     services = [chat, denoiser]
     for service in services:
         _require_free(service)
-    if subprocess.run([python, "-m", "chatglm2", "prepare"]).returncode != 0:
+    if subprocess.run([python, "-m", "chatglm2", "prepare"], check=False).returncode != 0:
         raise typer.Exit(1)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -116,7 +116,10 @@ def _wait_healthy(services: list[Service], stop: threading.Event) -> bool:
                 return False
             if service.healthy():
                 waiting.remove(service)
-                print(f"{service.name} answers on port {service.port} after {time.monotonic() - started:.0f} s", flush=True)
+                print(
+                    f"{service.name} answers on port {service.port} after {time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
     return not waiting
 
 

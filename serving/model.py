@@ -6,9 +6,7 @@ Every failure becomes an output: what escapes from here leaves DJL's client wait
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
-
-from djl_python import Input, Output
+from collections.abc import AsyncGenerator
 
 from chatglm2.control import serve_control
 from chatglm2.errors import ChatError, SetupError
@@ -16,27 +14,35 @@ from chatglm2.logs import configure
 from chatglm2.service import Call, ChatService
 from chatglm2.settings import Settings
 from chatglm2.startup import load
+from djl_python import Input, Output
+
+QUICKEST_REPLY = 0.02
+"""Seconds. DJL Serving 0.36 loses a reply of one part that arrives just when it starts to wait for it (its
+ChunkedBytesSupplier says that it has ended before it holds the last part), and the client then waits for ever."""
 
 service: ChatService | None = None
 control: asyncio.Server | None = None
 
 
-async def handle(inputs: Input) -> Output | AsyncIterator[Output] | None:
+async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
     """DJL's entry point: the first, empty call loads the model, every other one is a request."""
     if service is None:
         return await start()
+    slow_enough = asyncio.create_task(asyncio.sleep(QUICKEST_REPLY))
     try:
         reply = await service.handle(_call(inputs))
     except ChatError as error:
+        await slow_enough
         return _output("application/json", "", error=str(error), code=error.status)
+    await slow_enough
     if isinstance(reply.body, str):
         return _output(reply.content_type, reply.body)
     return _stream(reply.content_type, reply.body)
 
 
 async def start() -> None:
-    """Load the model. DJL Serving sends nothing else until this returns, and ends with a stack trace if it fails: so the
-    reason is printed first."""
+    """Load the model. DJL Serving sends nothing else until this returns, and ends with a stack trace if it fails: so
+    the reason is printed first."""
     global service, control  # noqa: PLW0603 - DJL calls module functions
     configure()
     settings = Settings()
@@ -55,8 +61,8 @@ def _call(inputs: Input) -> Call:
     return Call(body, inputs.get_property("Content-Type"), inputs.get_property("Authorization"))
 
 
-async def _stream(content_type: str, parts: AsyncIterator[str]) -> AsyncIterator[Output]:
-    async with contextlib.aclosing(parts):  # type: ignore[type-var]
+async def _stream(content_type: str, parts: AsyncGenerator[str, None]) -> AsyncGenerator[Output, None]:
+    async with contextlib.aclosing(parts):
         async for part in parts:
             yield _output(content_type, part, last=False)
     yield _output(content_type, "")

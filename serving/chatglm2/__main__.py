@@ -62,6 +62,17 @@ def prepare(model: Model = None) -> None:
     print(resolve(settings.model, settings.revision, settings.cache_dir))
 
 
+@cli.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder with the original ChatGLM2 files.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to make; transformers and vLLM load it as it is.")],
+) -> None:
+    """Turn original ChatGLM2 files into a native checkpoint."""
+    from chatglm2.checkpoint.convert import convert as run  # noqa: PLC0415
+
+    run(source, destination)
+
+
 def _settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

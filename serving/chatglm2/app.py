@@ -5,7 +5,8 @@ A client that goes away cancels its request.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -53,9 +54,9 @@ async def _read(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def _unless_gone(request: Request, work: "asyncio._CoroutineLike[Reply]") -> Reply:
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply:
     """The result of `work`, which is cancelled if the client goes away first."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    task, gone = asyncio.create_task(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -72,8 +73,8 @@ def _response(reply: Reply) -> Response:
     return StreamingResponse(_closing(reply.body), media_type=reply.content_type)
 
 
-async def _closing(parts: AsyncIterator[str]) -> AsyncIterator[str]:
-    async with contextlib.aclosing(parts):  # type: ignore[type-var]
+async def _closing(parts: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    async with contextlib.aclosing(parts):
         async for part in parts:
             yield part
 

@@ -13,7 +13,7 @@ DRAIN = b"drain\n"
 
 
 async def serve_control(service: ChatService, path: Path) -> asyncio.Server:
-    """Listen on `path`; a line `drain` makes the service refuse new requests and is answered when the last one ended."""
+    """Listen on `path`. A line `drain` makes the service refuse new requests; it is answered when the last has ended."""
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await reader.readline() == DRAIN:

@@ -43,7 +43,9 @@ def find_release(given: Path | None, cache: Path) -> Path:
     if given.is_file():
         return _unpacked(given, cache)
     if not (given / "bin" / "serving").is_file():
-        raise SetupError(f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar")
+        raise SetupError(
+            f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar"
+        )
     return given
 
 
@@ -86,7 +88,8 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
             cwd=folder,  # DJL Serving also looks for models where it is started
             start_new_session=True,  # a Ctrl-C is for this process, which stops the others in order
         )
-        ended, gone, stop = map(asyncio.ensure_future, (server.wait(), worker.gone(), told.wait()))
+        ended, gone = asyncio.create_task(server.wait()), asyncio.create_task(worker.gone())
+        stop = asyncio.create_task(told.wait())
         await asyncio.wait((ended, gone, stop), return_when=asyncio.FIRST_COMPLETED)
         finished = not stop.done() or await worker.drain(DRAIN_SECONDS)
         await _end(server, ended)
@@ -98,7 +101,7 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
         return None if worker.seen else server.returncode or 1
 
 
-async def _end(server: asyncio.subprocess.Process, ended: "asyncio.Future[int]") -> None:
+async def _end(server: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> None:
     """Stop the server if it runs, and whatever is left of its session."""
     if not ended.done():
         server.terminate()
@@ -134,18 +137,22 @@ def _configure(folder: Path, settings: Settings) -> Path:
 
 
 def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, str]:
-    options = [os.environ.get("JAVA_OPTS", ""), f"-Djava.io.tmpdir={folder}/tmp"]
+    options = [os.environ.get("JAVA_OPTS", ""), f"-Djava.io.tmpdir={folder / 'tmp'}"]
     options.append(f"-Dlog4j2.configurationFile=file:{release}/conf/log4j2-plain.xml")
     model = {"HF_MODEL_ID": settings.model} if settings.model else {}  # DJL looks up even an empty one
-    return dict(os.environ) | model | {
-        "JAVA_OPTS": " ".join(options).strip(),
-        "MODEL_SERVER_HOME": str(folder),
-        "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
-        "PYTHON_EXECUTABLE": sys.executable,
-        "SERVING_FAIL_FAST": "true",
-        "CHAT_CONTROL_SOCKET": str(folder / "control"),
-        "CHAT_DTYPE": settings.dtype,
-    }
+    return (
+        dict(os.environ)
+        | model
+        | {
+            "JAVA_OPTS": " ".join(options).strip(),
+            "MODEL_SERVER_HOME": str(folder),
+            "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
+            "PYTHON_EXECUTABLE": sys.executable,
+            "SERVING_FAIL_FAST": "true",
+            "CHAT_CONTROL_SOCKET": str(folder / "control"),
+            "CHAT_DTYPE": settings.dtype,
+        }
+    )
 
 
 def _unpacked(archive: Path, cache: Path) -> Path:
@@ -181,7 +188,9 @@ def _fetched(cache: Path) -> Path:
             response.raise_for_status()
             _save(response, partial)
     except httpx.HTTPError as error:
-        raise SetupError(f"DJL Serving could not be fetched ({error}); fetch {RELEASE} yourself and set DJL_SERVING_HOME to it") from None
+        raise SetupError(
+            f"DJL Serving could not be fetched ({error}); fetch {RELEASE} yourself and set DJL_SERVING_HOME to it"
+        ) from None
     if (found := _sha256(partial)) != RELEASE_SHA256:
         partial.unlink()
         raise SetupError(f"{RELEASE} has checksum {found}, expected {RELEASE_SHA256}; it was not kept")

@@ -7,7 +7,7 @@ was given and what is allowed.
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -39,13 +39,18 @@ class ChatRequest:
 
     def sampling(self, prompt_tokens: int, limits: Limits, most_new_tokens: int) -> Sampling:
         """How to answer a prompt of that many tokens. Raises BadRequest where prompt and answer cannot fit."""
-        given, new_tokens = self.parameters, self._new_tokens(prompt_tokens, limits, most_new_tokens)
-        shared = {"max_new_tokens": new_tokens, "num_beams": given.num_beams, "seed": given.seed}
-        shared |= {"repetition_penalty": given.repetition_penalty, "length_penalty": given.length_penalty}
-        shared |= {"early_stopping": given.early_stopping}
+        given = self.parameters
+        greedy = Sampling(
+            max_new_tokens=self._new_tokens(prompt_tokens, limits, most_new_tokens),
+            repetition_penalty=given.repetition_penalty,
+            seed=given.seed,
+            num_beams=given.num_beams,
+            length_penalty=given.length_penalty,
+            early_stopping=given.early_stopping,
+        )
         if not given.do_sample or given.temperature < MIN_TEMPERATURE:
-            return Sampling(**shared)
-        return Sampling(**shared, do_sample=True, temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
+            return greedy
+        return replace(greedy, do_sample=True, temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
 
     def _new_tokens(self, prompt_tokens: int, limits: Limits, most: int) -> int:
         given, room = self.parameters, limits.context - prompt_tokens
@@ -57,8 +62,9 @@ class ChatRequest:
         if given.max_new_tokens is not None:
             if given.max_new_tokens > min(room, most):
                 raise BadRequest(
-                    f"parameters.max_new_tokens: got {given.max_new_tokens}, at most {min(room, most)} are possible: the "
-                    f"prompt has {prompt_tokens} tokens, the context {limits.context}, and the service allows {most} new ones"
+                    f"parameters.max_new_tokens: got {given.max_new_tokens}, at most {min(room, most)} are possible: "
+                    f"the prompt has {prompt_tokens} tokens, the context {limits.context}, and the service allows "
+                    f"{most} new ones"
                 )
             return given.max_new_tokens
         if given.max_length is not None and given.max_length > limits.context:
@@ -86,7 +92,7 @@ def parse(body: bytes) -> ChatRequest:
     if not seed.inputs.strip():
         raise BadRequest("inputs: the question is empty; send some text")
     turns = [
-        Message(role, text) for turn in seed.history for role, text in zip(("user", "assistant"), turn, strict=True)
+        turn for question, answer in seed.history for turn in (Message("user", question), Message("assistant", answer))
     ]
     return ChatRequest([*turns, Message("user", seed.inputs)], seed.history, seed.parameters)
 
@@ -126,7 +132,7 @@ def _encodable(text: str) -> str:
 
 
 def _early_stopping(value: Any) -> Any:
-    if value not in (True, False, "never") or isinstance(value, int | float) and not isinstance(value, bool):
+    if value not in (True, False, "never") or (isinstance(value, int | float) and not isinstance(value, bool)):
         raise ValueError('should be true, false or "never"')
     return value
 

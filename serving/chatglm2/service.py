@@ -8,7 +8,7 @@ import contextlib
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -40,7 +40,7 @@ class Reply:
     """What an adapter writes to HTTP. Streams must be closed by whoever reads them: that ends their request."""
 
     content_type: str
-    body: str | AsyncIterator[str]
+    body: str | AsyncGenerator[str, None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ChatService:
             raise
         except Exception as error:
             log.exception("failed", request_id=request_id)
-            raise ChatError(f"internal error, please report it with request id {request_id}") from error
+            raise _internal(request_id) from error
         log.info("answered", request_id=request_id, stream=not isinstance(reply.body, str), seconds=_since(started))
         return reply
 
@@ -119,10 +119,10 @@ class ChatService:
             raise BadRequest(f"Content-Type: got {kind[:60]!r}; send application/json")
 
     async def _stream(
-        self, request: ChatRequest, first: Change, changes: AsyncIterator[Change], request_id: str
-    ) -> AsyncIterator[str]:
+        self, request: ChatRequest, first: Change, changes: AsyncGenerator[Change, None], request_id: str
+    ) -> AsyncGenerator[str, None]:
         """Lines of a stream. What fails after the first line is said in the last."""
-        async with contextlib.aclosing(changes):  # type: ignore[type-var]
+        async with contextlib.aclosing(changes):
             try:
                 yield _line(request, first)
                 async for change in changes:
@@ -132,10 +132,9 @@ class ChatService:
                 yield replies.failure(error.body())
             except Exception:
                 log.exception("failed", request_id=request_id)
-                error = ChatError(f"internal error, please report it with request id {request_id}")
-                yield replies.failure(error.body())
+                yield replies.failure(_internal(request_id).body())
 
-    async def _answer(self, request: ChatRequest) -> AsyncIterator[Change]:
+    async def _answer(self, request: ChatRequest) -> AsyncGenerator[Change, None]:
         deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
         with self._place():
             prompt = await asyncio.to_thread(self._prompter.encode, request.messages)
@@ -171,9 +170,9 @@ class ChatService:
                 self._idle.set()
 
 
-async def _until(deadline: float, steps: AsyncIterator[Step]) -> AsyncIterator[Step]:
+async def _until(deadline: float, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
     """`steps` up to `deadline` on the event loop's clock. Raises DeadlinePassed."""
-    async with contextlib.aclosing(steps):  # type: ignore[type-var]
+    async with contextlib.aclosing(steps):
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -194,6 +193,10 @@ def _line(request: ChatRequest, change: Change) -> str:
 def _present(result: Result | None) -> Result:
     assert result is not None, "an answer ends with its result"  # noqa: S101
     return result
+
+
+def _internal(request_id: str) -> ChatError:
+    return ChatError(f"internal error; please report it with request id {request_id}")
 
 
 def _since(started: float) -> float:

@@ -30,7 +30,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("API_KEY", "CHAT_API_KEY"))
     """When set, every route but `/ping` asks for `Authorization: Bearer ...`."""
-    djl_serving_home: Path | None = Field(None, validation_alias=AliasChoices("DJL_SERVING_HOME", "CHAT_DJL_SERVING_HOME"))
+    djl_serving_home: Path | None = Field(
+        None, validation_alias=AliasChoices("DJL_SERVING_HOME", "CHAT_DJL_SERVING_HOME")
+    )
     """Unpacked release of DJL Serving, or its archive; where it is not set the official release is fetched."""
     control_socket: Path | None = None
     """Unix socket on which whoever started DJL Serving asks the worker to finish its requests."""

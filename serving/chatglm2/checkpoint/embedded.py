@@ -4,7 +4,6 @@ The package holds a quantised GGUF file. It is read as data, dequantised once an
 appears under its name only when it is whole.
 """
 
-import os
 import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
@@ -51,6 +50,6 @@ def _convert(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
         partial.chmod(0o755)
         if not folder.exists():  # another process may have been quicker
-            os.replace(partial, folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -50,9 +50,9 @@ def read_original_config(folder: Path) -> OriginalConfig:
     path = folder / "config.json"
     config = _read_json(path)
     tokenizer_config = folder / "tokenizer_config.json"
-    names = (
-        f"{config.get('_name_or_path')} {tokenizer_config.read_text() if tokenizer_config.is_file() else ''}".lower()
-    )
+    names = str(config.get("_name_or_path")).lower()
+    if tokenizer_config.is_file():
+        names += tokenizer_config.read_text(encoding="utf-8", errors="replace").lower()
     for found, wrong in _relatives(config, names).items():
         if wrong:
             raise CheckpointError(f"{path}: found {found}, which is not supported; {USE_CHATGLM2}")

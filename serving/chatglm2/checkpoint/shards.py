@@ -45,13 +45,14 @@ def read_shard(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise _damaged(path, error) from error
         raise CheckpointError(
             f"{path}: holds objects other than tensors, which were not loaded; get the file from a source you trust"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: damaged or cut off ({path.stat().st_size} bytes; {reason}); download it again"
+        ) from error
 
 
 def refuse_lfs_pointer(path: Path) -> None:
@@ -68,11 +69,6 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path}: holds no plain table of tensors; use the checkpoint's own weight files")
     return tensors
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return CheckpointError(f"{path}: damaged or cut off ({path.stat().st_size} bytes; {reason}); download it again")
 
 
 def _weight_map(index: Path) -> dict[str, str]:

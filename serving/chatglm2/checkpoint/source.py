@@ -1,5 +1,6 @@
 """Finds the model a setting names: the embedded default, a local folder, or a repository on a model hub."""
 
+import hashlib
 from pathlib import Path
 
 from chatglm2.checkpoint.embedded import embedded_model
@@ -15,16 +16,25 @@ def resolve(model: str, revision: str | None, cache: Path) -> Path:
         return embedded_model(cache)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _checked(folder)
+        return _native(folder, cache)
     if folder.is_absolute() or model.startswith((".", "~")):
         raise SetupError(f"no model folder at {folder}; name an existing one, a hub id, or leave the setting empty")
-    return _checked(_from_hub(model, revision))
+    return _native(_from_hub(model, revision), cache)
 
 
-def _checked(folder: Path) -> Path:
+def _native(folder: Path, cache: Path) -> Path:
+    """`folder` itself, or for original ChatGLM2 files what they are converted to, under `cache`."""
+    from chatglm2.checkpoint.convert import convert  # noqa: PLC0415 - imports torch
+    from chatglm2.checkpoint.original import is_original  # noqa: PLC0415
+
     if not (folder / "config.json").is_file():
         raise SetupError(f"{folder} holds no config.json, so it is no model folder; name the folder of a checkpoint")
-    return folder
+    if not is_original(folder):
+        return folder
+    path = str(folder.resolve())
+    converted = cache / f"{folder.name}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    convert(folder, converted)
+    return converted
 
 
 def _from_hub(model: str, revision: str | None) -> Path:

@@ -48,8 +48,9 @@ def write_tokenizer(model_file: Path, destination: Path, *, max_length: int) -> 
     """
     model = read_sentencepiece(model_file)
     _refuse_other_kinds(model, model_file)
+    reference = _sentencepiece(model_file)
     tokenizer = _fast_tokenizer(model.pieces)
-    _refuse_differences(tokenizer, model, model_file)
+    _refuse_differences(tokenizer, reference, model_file)
     tokenizer.save(str(destination / "tokenizer.json"))
     text = json.dumps(_config(max_length), ensure_ascii=True, indent=2)
     (destination / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
@@ -149,13 +150,20 @@ def _decoder() -> decoders.Decoder:
     )
 
 
-def _refuse_differences(tokenizer: Tokenizer, model: SentencePieceModel, path: Path) -> None:
+def _sentencepiece(path: Path) -> SentencePieceProcessor:
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: SentencePiece cannot read it ({reason}); download it again") from error
+
+
+def _refuse_differences(tokenizer: Tokenizer, reference: SentencePieceProcessor, path: Path) -> None:
     """Encodes every piece, alone and among its neighbours, with SentencePiece too."""
-    processor = SentencePieceProcessor(model_file=str(path))
-    surfaces = [piece.text.replace(SPACE, " ") for piece in model.pieces]
+    surfaces = [reference.id_to_piece(i).replace(SPACE, " ") for i in range(len(reference))]
     texts = surfaces + ["".join(surfaces[i : i + 9]) for i in range(0, len(surfaces), 9)]
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    for text, ours, theirs in zip(texts, encoded, processor.encode(texts), strict=True):
+    for text, ours, theirs in zip(texts, encoded, reference.encode(texts), strict=True):
         if ours.ids != theirs:
             raise CheckpointError(
                 f"{path}: {text!r} would get the ids {ours.ids} instead of {theirs}; "

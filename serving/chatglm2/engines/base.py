@@ -3,7 +3,7 @@
 Closing the iterator cancels the request and frees its memory. Limits are checked before an engine is asked.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,7 +51,7 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """Whether a request given now would be answered."""
 
-    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Step]:
+    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """New tokens after `prompt`, as they are made. Raises `ChatError` where the engine fails."""
 
     async def close(self) -> None:

@@ -19,7 +19,6 @@ from transformers.generation.logits_process import (
 
 from chatglm2.engines.base import Sampling
 
-
 NON_FINITE = "the model gave logits that are not finite"
 
 
@@ -79,9 +78,9 @@ class Chooser:
     def choose(self, ids: list[int], logits: torch.Tensor) -> torch.Tensor:
         """The next token after `ids` from float32 `logits` of shape [1, vocabulary]; a tensor of shape [1]."""
         history = torch.tensor([ids], device=logits.device) if self.processors else None
-        scores = self.processors(history, logits)
+        scores: torch.Tensor = self.processors(history, logits)
         if self.generator is None:
-            return scores.argmax(dim=-1)
+            return torch.argmax(scores, dim=-1)
         return torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[0]
 
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class TransformersEngine:
         """Whether the generation thread is alive and takes requests."""
         return self._manager.is_running() and self._manager.background_thread_status.can_accept_new_requests() is None
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[Step]:
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """One step for each new token; a beam search gives its steps together at its end."""
         if sampling.num_beams > 1:
             for step in await self._search(prompt, sampling):
@@ -93,7 +93,7 @@ class TransformersEngine:
         if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
-    async def _attempt(self, prompt: list[int], max_new_tokens: int, chooser: Chooser) -> AsyncIterator[Step]:
+    async def _attempt(self, prompt: list[int], max_new_tokens: int, chooser: Chooser) -> AsyncGenerator[Step, None]:
         await self._ensure_running()
         request_id, results = uuid.uuid4().hex, asyncio.Queue[Any]()
         self._sampler.add(request_id, chooser)
@@ -109,8 +109,9 @@ class TransformersEngine:
                     raise self._failure(request_id, result.error)
                 finished = result.is_finished()
                 tokens = result.generated_tokens
-                for seen in range(seen + 1, len(tokens) + 1):
-                    yield self._step(tokens[seen - 1], last=finished and seen == len(tokens))
+                for place in range(seen, len(tokens)):
+                    yield self._step(tokens[place], last=finished and place == len(tokens) - 1)
+                seen = len(tokens)
         finally:
             if not finished:
                 self._manager.cancel_request(request_id)

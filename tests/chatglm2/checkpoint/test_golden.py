@@ -1,6 +1,7 @@
 """The converted checkpoint answers exactly as the original code does, in plain transformers with no option."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,27 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Many threads only wait for each other on a model this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def expected(golden: Path) -> dict[str, Any]:
     return dict(json.loads((golden / "expected.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(golden_converted: Path) -> Any:  # noqa: ANN401 - transformers is untyped here
+def tokenizer(golden_converted: Path) -> Any:
     return AutoTokenizer.from_pretrained(golden_converted)
 
 
 @pytest.fixture(scope="module")
-def model(golden_converted: Path) -> Any:  # noqa: ANN401
+def model(golden_converted: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(golden_converted).float()
 
 
@@ -29,13 +39,13 @@ def messages(case: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for role, text in [*turns, ("user", case["query"])]]
 
 
-def test_prompts_get_the_original_ids(expected: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401
+def test_prompts_get_the_original_ids(expected: dict[str, Any], tokenizer: Any) -> None:
     for case in expected["cases"]:
         assert tokenizer(case["prompt"])["input_ids"] == case["input_ids"]
         assert tokenizer.apply_chat_template(messages(case))["input_ids"] == case["input_ids"]
 
 
-def test_logits_are_the_originals(expected: dict[str, Any], model: Any) -> None:  # noqa: ANN401
+def test_logits_are_the_originals(expected: dict[str, Any], model: Any) -> None:
     for case in expected["cases"]:
         with torch.no_grad():
             logits = model(torch.tensor([case["input_ids"]])).logits[0, -1]
@@ -45,7 +55,7 @@ def test_logits_are_the_originals(expected: dict[str, Any], model: Any) -> None:
         assert float(logits.mean()) == pytest.approx(case["last_logits_mean"], abs=1e-4)
 
 
-def test_greedy_answers_are_the_originals(expected: dict[str, Any], model: Any, tokenizer: Any) -> None:  # noqa: ANN401
+def test_greedy_answers_are_the_originals(expected: dict[str, Any], model: Any, tokenizer: Any) -> None:
     for case in expected["cases"]:
         prompt = torch.tensor([case["input_ids"]])
         output = model.generate(
@@ -56,7 +66,7 @@ def test_greedy_answers_are_the_originals(expected: dict[str, Any], model: Any, 
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == case["response"]
 
 
-def test_tokenizer_cases_are_the_originals(expected: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401
+def test_tokenizer_cases_are_the_originals(expected: dict[str, Any], tokenizer: Any) -> None:
     for case in expected["tokenizer"]:
         assert tokenizer(case["text"], add_special_tokens=False)["input_ids"] == case["ids"]
         assert tokenizer(case["text"])["input_ids"] == case["with_prefix"]

@@ -104,11 +104,11 @@ FRAGMENTS = [
 ]
 
 
-def train_sentencepiece(**changes: object) -> bytes:
+def train_sentencepiece(**changes: Any) -> bytes:
     """A model of ChatGLM2's kind (or one changed from it), in which "sop" and "eop" are ordinary pieces too."""
     pick = random.Random(0)
     lines = [" ".join(pick.choices(WORDS, k=8)) + "".join(pick.choices(WORDS, k=8)) for _ in range(400)]
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "model_type": "bpe",
         "vocab_size": 600,
         "hard_vocab_limit": False,

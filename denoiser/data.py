@@ -1,0 +1,89 @@
+"""Text to embeddings for training and evaluation, computed once and kept in the cache folder.
+
+No evaluation embedding is nearer than cosine 0.95 to a training embedding or to another one of its set.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from denoiser.corpus import Corpus
+from denoiser.encoder import Embeddings
+from denoiser.errors import CorpusError
+from denoiser.sources import IN_DOMAIN
+
+SET_SIZE = 3600
+FEWEST = 200
+_NEAR = 0.95
+
+
+class CorpusEncoder(Protocol):
+    """An encoder for many texts that tells how many it has just done."""
+
+    def encode_corpus(self, texts: list[str], progress: Callable[[int], None]) -> Embeddings:
+        """Unit vectors [n, width] of n texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training embeddings, evaluation embeddings by domain, and where the text comes from."""
+
+    training: Embeddings
+    evaluation: dict[str, Embeddings]
+    sources: list[dict[str, str]]
+
+
+def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
+    """The unit vectors [n, width] that are near none of the others and none of their own predecessors."""
+    vectors, kept = torch.from_numpy(embeddings), torch.ones(len(embeddings), dtype=torch.bool)
+    for start in range(0, len(others), 8192):
+        kept &= (vectors @ torch.from_numpy(others[start : start + 8192]).T).amax(1) < _NEAR
+    kept &= torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
+    distinct: Embeddings = embeddings[kept.numpy()]
+    return distinct
+
+
+def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Embeddings:
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+    path = cache / f"embeddings-{digest}.npy"
+    if path.is_file():
+        progress(len(texts))
+        kept: Embeddings = np.load(path)
+        return kept
+    embeddings = encoder.encode_corpus(texts, progress)
+    cache.mkdir(parents=True, exist_ok=True)
+    incoming = path.with_suffix(".incoming.npy")
+    np.save(incoming, embeddings)
+    incoming.rename(path)
+    return embeddings
+
+
+def held_out(count: int) -> int:
+    """How many of `count` sentences are kept from training: a tenth, at most 4,000."""
+    return min(4000, count // 10)
+
+
+def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
+    """Embeddings of a corpus, a part of its training text held out as the in-domain evaluation set.
+
+    Raises CorpusError when there are fewer than 200 sentences to train on.
+    """
+    if len(corpus.training) < FEWEST:
+        raise CorpusError(f"found {len(corpus.training)} usable sentences; at least {FEWEST} are needed to train")
+    aside = held_out(len(corpus.training))
+    everything = [corpus.training[aside:], corpus.training[:aside], *(e[:SET_SIZE] for e in corpus.evaluation.values())]
+    training, *sets = (_encode(texts, encoder, cache, progress) for texts in everything)
+    names = [IN_DOMAIN, *corpus.evaluation]
+    evaluation = {n: without_near_duplicates(e, training) for n, e in zip(names, sets, strict=True)}
+    return Data(training, evaluation, corpus.sources)
+
+
+def count_texts(corpus: Corpus) -> int:
+    """How many texts `prepare` will encode."""
+    return len(corpus.training) + sum(min(SET_SIZE, len(texts)) for texts in corpus.evaluation.values())

@@ -1,0 +1,137 @@
+"""How good denoised embeddings are: squared error, cosine, and above all neighbours found again, with intervals.
+
+Neighbour overlap@10 is the share of a vector's true ten nearest (clean query, clean store, itself excluded) found again
+with a noisy query, a noisy store, or both. Every method sees the same noise.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.noise import add_noise
+
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+SITUATIONS = ("query", "store", "both")
+NEIGHBOURS = 10
+_QUERIES = 1000
+_PAIRS = 20_000
+_RESAMPLES = 500
+
+Method = Callable[[Embeddings, float], Embeddings]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One method on one set at one noise level; gains are over identity, with their standard errors."""
+
+    domain: str
+    level: float
+    method: str
+    mse: float
+    cosine: float
+    spearman: float
+    overlap: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    gain: dict[str, float]
+    gain_error: dict[str, float]
+
+
+def methods_of(denoiser: Denoiser, more: dict[str, Method] | None = None) -> dict[str, Method]:
+    """The baselines and both modes of a denoiser, knowing the noise level."""
+    network = denoiser.network
+
+    def wiener(noisy: Embeddings, level: float) -> Embeddings:
+        levels = torch.full((len(noisy), 1), level)
+        return np.asarray(network.wiener(torch.from_numpy(noisy), levels).numpy())
+
+    return {
+        "identity": lambda noisy, _: noisy,
+        "zeros": lambda noisy, _: np.zeros_like(noisy),
+        "Wiener": wiener,
+        **(more or {}),
+        "reconstruct": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "reconstruct"),
+        "neighbours": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "neighbours"),
+    }
+
+
+def _unit(vectors: Embeddings) -> Tensor:
+    return functional.normalize(torch.from_numpy(vectors), dim=1)
+
+
+def _nearest(queries: Tensor, store: Tensor) -> Tensor:
+    similarity = queries @ store.T
+    similarity.fill_diagonal_(-2)
+    return similarity.topk(NEIGHBOURS, dim=1).indices
+
+
+def _found(queries: Tensor, store: Tensor, true: Tensor) -> npt.NDArray[np.float64]:
+    nearest = _nearest(queries, store)
+    return (nearest[:, :, None] == true[:, None, :]).any(2).double().mean(1).numpy()
+
+
+def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
+    """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
+
+    A vector of zeros is as near to one neighbour as to another and finds none.
+    """
+    x, y = _unit(clean), _unit(denoised)
+    queries = slice(0, _QUERIES)
+    true = _nearest(x[queries], x)
+    pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
+    if not denoised.any():
+        return {name: np.zeros(len(true)) for name in pairs}
+    return {name: _found(q, s, true) for name, (q, s) in pairs.items()}
+
+
+def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Rank correlation of two series [n]; 0 when one of them is constant."""
+    ranks = [series.argsort(kind="stable").argsort(kind="stable") for series in (first, second)]
+    constant = np.ptp(first) == 0 or np.ptp(second) == 0
+    return 0.0 if constant else float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _similarities(vectors: Tensor, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return (vectors[pairs[0]] * vectors[pairs[1]]).sum(1).double().numpy()
+
+
+def _interval(values: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Method], seed: int) -> Iterator[Measure]:
+    """Every method on clean embeddings [n, width] with noise of one level; intervals are 95% bootstrap over queries."""
+    noisy = add_noise(clean, level, seed)
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(len(clean), size=(2, _PAIRS))
+    true_similarities = _similarities(_unit(clean), pairs)
+    base = overlaps(clean, noisy)
+    for name, method in methods.items():
+        output = method(noisy, level)
+        found = overlaps(clean, output)
+        gains = {s: found[s] - base[s] for s in SITUATIONS}
+        yield Measure(
+            domain=domain,
+            level=level,
+            method=name,
+            mse=float(((output - clean) ** 2).mean()),
+            cosine=float((_unit(output) * _unit(clean)).sum(1).mean()),
+            spearman=spearman(_similarities(_unit(output), pairs), true_similarities),
+            overlap={s: float(found[s].mean()) for s in SITUATIONS},
+            interval={s: _interval(found[s], rng) for s in SITUATIONS},
+            gain={s: float(gains[s].mean()) for s in SITUATIONS},
+            gain_error={s: float(gains[s].std() / np.sqrt(len(gains[s]))) for s in SITUATIONS},
+        )
+
+
+def as_json(measures: list[Measure]) -> list[dict[str, object]]:
+    """Plain dictionaries of measures."""
+    return [asdict(m) for m in measures]

@@ -1,0 +1,97 @@
+"""Files of several formats to paragraphs, paragraphs to sentences: HTML, manual pages, SWORD modules, plain text.
+
+Sentences are English prose of 15 to 400 characters; code, tables and headings are left out.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+_SKIPPED = {"script", "style", "pre", "title", "nav", "table"}
+_INLINE = set("a b i em strong span code kbd samp tt q sub sup cite var app gui guiseq link".split())
+_MARKUP = (".html", ".page")
+_SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+SHORTEST, LONGEST = 15, 400
+
+
+class _Prose(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self._skipping = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self._skipping += tag in _SKIPPED
+        if tag not in _INLINE:
+            self.pieces.append("\n\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skipping = max(0, self._skipping - (tag in _SKIPPED))
+        if tag not in _INLINE:
+            self.pieces.append("\n\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skipping:
+            self.pieces.append(data)
+
+
+def _strip_markup(text: str) -> str:
+    parser = _Prose()
+    parser.feed(text)
+    parser.close()
+    return "".join(parser.pieces)
+
+
+def _strip_roff(text: str) -> str:
+    text = re.sub(r"(?m)^\.(B|I|BR|IR|RB|RI|BI|IB) ", "", text)
+    text = re.sub(r"(?m)^['.].*$", "\n", text)
+    return re.sub(r"\\f.|\\\(\w\w|\\[&,/|]|\\", "", text)
+
+
+def _decompress_blocks(data: bytes) -> bytes:
+    """The zlib streams of a file with single bytes between them (SWORD text modules)."""
+    pieces, start = [], data.find(b"\x78\x9c")
+    while start >= 0:
+        stream = zlib.decompressobj()
+        pieces.append(stream.decompress(data[start:]))
+        start = data.find(b"\x78\x9c", len(data) - len(stream.unused_data))
+    return b"".join(pieces)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file without markup, decompressed; bytes that are not UTF-8 become U+FFFD."""
+    data = path.read_bytes()
+    if path.suffix == ".bzz":
+        return _strip_markup(_decompress_blocks(data).decode(errors="replace"))
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    text = data.decode(errors="replace")
+    if path.suffix in _MARKUP:
+        return _strip_markup(text)
+    return _strip_roff(text) if "/man/" in str(path) else text
+
+
+def _is_prose(sentence: str) -> bool:
+    letters = sum(c.isalpha() or c == " " for c in sentence)
+    return (
+        SHORTEST <= len(sentence) <= LONGEST
+        and sentence.count(" ") >= 2
+        and letters >= 0.85 * len(sentence)
+        and sentence.isascii()
+    )
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """Paragraphs are parted by blank lines, `%` lines or tabs."""
+    return re.split(r"\n\s*\n|\n%+\n|\t", text)
+
+
+def split_sentences(paragraph: str) -> Iterator[str]:
+    """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
+    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph)
+    for sentence in _SENTENCE_END.split(" ".join(plain.split())):
+        if _is_prose(sentence):
+            yield sentence

@@ -1,0 +1,190 @@
+"""The transformers engine against plain `generate`, on a tiny random model in float32."""
+
+import asyncio
+import copy
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import torch
+from chatglm2.engines.base import Sampling, Step
+from chatglm2.engines.transformers import TransformersEngine
+from chatglm2.errors import ChatError
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+POISON = 99
+"""A token whose embedding is not a number."""
+END = 2
+
+
+@functools.cache
+def original() -> Any:
+    """Made once, before any engine: a generation thread that starts draws from torch's global seed too."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=0,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(8)
+    return model
+
+
+def tiny_model(poisoned: bool = False) -> Any:
+    model = copy.deepcopy(original())
+    if poisoned:
+        with torch.no_grad():
+            model.model.embed_tokens.weight[POISON] = float("nan")
+    return model
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(tiny_model(), cache_tokens=1024, batch_tokens=64, max_running=16)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+async def poisoned() -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(tiny_model(poisoned=True), cache_tokens=1024, batch_tokens=64, max_running=16)
+    yield engine
+    await engine.close()
+
+
+async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[int]:
+    return [step.token async for step in engine.generate(prompt, sampling)]
+
+
+def reference(prompt: list[int], seed: int | None = None, **generation: Any) -> list[int]:
+    """What plain `generate` gives."""
+    model, ids = tiny_model(), torch.tensor([prompt])
+    config = GenerationConfig(eos_token_id=END, pad_token_id=0, **generation)
+    if seed is not None:
+        torch.manual_seed(seed)
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    return [int(token) for token in output[0, len(prompt) :]]
+
+
+PROMPTS = [[5, 6, 7], list(range(10, 90)), [4], [30, 31] * 20]
+SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=len)
+async def test_greedy_equals_generate(engine: TransformersEngine, prompt: list[int]) -> None:
+    assert await tokens(engine, prompt, Sampling(20)) == reference(prompt, max_new_tokens=20, do_sample=False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("choice", [SAMPLED, {**SAMPLED, "top_k": 0}, {**SAMPLED, "repetition_penalty": 1.4}])
+async def test_sampling_equals_generate_with_the_same_seed(
+    engine: TransformersEngine, seed: int, choice: dict[str, Any]
+) -> None:
+    expected = reference(PROMPTS[0], seed, max_new_tokens=20, **choice)
+    assert await tokens(engine, PROMPTS[0], Sampling(20, seed=seed, **choice)) == expected
+
+
+async def test_repetition_penalty_equals_generate(engine: TransformersEngine) -> None:
+    expected = reference(PROMPTS[3], max_new_tokens=20, do_sample=False, repetition_penalty=1.5)
+    assert await tokens(engine, PROMPTS[3], Sampling(20, repetition_penalty=1.5)) == expected
+
+
+@pytest.mark.parametrize("choice", [{}, {"length_penalty": 2.0, "early_stopping": True}, {"repetition_penalty": 1.3}])
+async def test_beam_search_equals_generate(engine: TransformersEngine, choice: dict[str, Any]) -> None:
+    expected = reference(PROMPTS[0], max_new_tokens=12, num_beams=4, do_sample=False, **choice)
+    assert await tokens(engine, PROMPTS[0], Sampling(12, num_beams=4, **choice)) == expected
+
+
+async def test_mixed_requests_at_once_get_what_they_get_alone(engine: TransformersEngine) -> None:
+    kinds = [
+        Sampling(25),
+        Sampling(15, seed=3, **SAMPLED),
+        Sampling(8, num_beams=3),
+        Sampling(30, repetition_penalty=1.2),
+    ]
+    jobs = [(prompt, kind) for prompt in PROMPTS for kind in kinds]
+    alone = [await tokens(engine, *job) for job in jobs]
+    assert await asyncio.gather(*(tokens(engine, *job) for job in jobs)) == alone
+
+
+async def test_last_step_says_why_it_is_the_last(engine: TransformersEngine) -> None:
+    steps = [step async for step in engine.generate(PROMPTS[0], Sampling(5))]
+    assert [step.finish for step in steps] == [None] * 4 + ["length"]
+
+
+async def test_end_token_stops(engine: TransformersEngine) -> None:
+    """Sampled until the end token comes up, which with 100 tokens it does."""
+    steps: list[Step] = []
+    for seed in range(50):
+        steps = [step async for step in engine.generate([5], Sampling(100, do_sample=True, temperature=5.0, seed=seed))]
+        if steps[-1].finish == "stop":
+            break
+    assert steps[-1] == Step(END, "stop")
+    assert END not in [step.token for step in steps[:-1]]
+
+
+async def test_closed_stream_frees_its_place(engine: TransformersEngine) -> None:
+    for _ in range(3):
+        streams = [engine.generate(PROMPTS[1], Sampling(300)) for _ in range(16)]
+        for stream in streams:
+            await anext(stream)
+            await stream.aclose()
+    assert await tokens(engine, PROMPTS[0], Sampling(20)) == reference(PROMPTS[0], max_new_tokens=20, do_sample=False)
+    assert not engine._sampler._choosers
+    assert not engine._manager.output_router.result_handlers
+
+
+async def test_closed_beam_search_ends(engine: TransformersEngine) -> None:
+    search = asyncio.create_task(tokens(engine, PROMPTS[0], Sampling(500, num_beams=4, early_stopping="never")))
+    await asyncio.sleep(0.1)
+    search.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await search
+    assert await tokens(engine, PROMPTS[0], Sampling(4, num_beams=2))
+
+
+async def test_output_that_is_not_finite_fails_its_request_and_no_later_one(poisoned: TransformersEngine) -> None:
+    expected = await tokens(poisoned, PROMPTS[1], Sampling(20))
+    for _ in range(3):
+        with pytest.raises(ChatError, match="not finite"):
+            await tokens(poisoned, [5, POISON, 7], Sampling(20))
+        assert await tokens(poisoned, PROMPTS[1], Sampling(20)) == expected
+    with pytest.raises(ChatError, match="not finite"):
+        await tokens(poisoned, [5, POISON, 7], Sampling(20, num_beams=2))
+    assert poisoned.ready()
+
+
+async def test_requests_beside_output_that_is_not_finite_never_get_a_wrong_answer(poisoned: TransformersEngine) -> None:
+    sampling = Sampling(40)
+    expected = await tokens(poisoned, PROMPTS[1], sampling)
+    good = [asyncio.create_task(tokens(poisoned, PROMPTS[1], sampling)) for _ in range(30)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(ChatError, match="not finite"):
+        await tokens(poisoned, [5, POISON, 7], Sampling(20))
+    for answer in await asyncio.gather(*good, return_exceptions=True):
+        assert answer == expected or isinstance(answer, ChatError)
+    assert await tokens(poisoned, PROMPTS[1], sampling) == expected
+
+
+async def test_dead_generation_thread_is_started_again(engine: TransformersEngine) -> None:
+    with pytest.raises(ChatError):  # an id outside the vocabulary, which the service never lets through
+        await tokens(engine, [5, 1000], Sampling(4))
+    assert engine.ready()
+    assert await tokens(engine, PROMPTS[0], Sampling(20)) == reference(PROMPTS[0], max_new_tokens=20, do_sample=False)
+
+
+async def test_more_requests_than_the_cache_holds_all_get_answers(engine: TransformersEngine) -> None:
+    expected = await tokens(engine, PROMPTS[1], Sampling(100))
+    answers = await asyncio.gather(*(tokens(engine, PROMPTS[1], Sampling(100)) for _ in range(24)))
+    assert answers == [expected] * 24

@@ -1,0 +1,67 @@
+"""What only DJL Serving can get wrong: a dead worker, an orderly end, routes that must not be reachable."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.chatglm2.conftest import require_djl
+from tests.servers import Server
+
+pytestmark = pytest.mark.djl
+
+LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 60, "do_sample": False, "details": True}}
+
+
+@pytest.fixture
+def djl(tmp_path: Path) -> Iterator[Server]:
+    require_djl()
+    with servers.chat("djl", tmp_path / "log") as server:
+        yield server
+
+
+def worker(server: Server) -> int:
+    """Process id of the Python worker."""
+    for pid in servers.children(server.process.pid):
+        if "djl_python_engine" in Path(f"/proc/{pid}/cmdline").read_text():
+            return pid
+    raise AssertionError("no worker runs")
+
+
+def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> None:
+    os.kill(worker(djl), signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while djl.healthy():
+        assert time.monotonic() < deadline, "ping says healthy without a worker"
+    djl.wait_healthy()
+    assert djl.post("/invocations", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}}).status_code == 200
+
+
+def test_sigterm_lets_a_running_request_finish(djl: Server) -> None:
+    replies: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: replies.append(djl.post("/invocations", LONG)))
+    request.start()
+    time.sleep(1)
+    djl.process.terminate()
+    time.sleep(0.5)
+    assert djl.post("/invocations", LONG).status_code == 503
+    request.join()
+    assert replies[0].json()["usage"]["completion_tokens"] == 60
+    assert djl.process.wait(40) == 0
+
+
+def test_management_is_not_on_a_port(djl: Server) -> None:
+    assert httpx.get(f"{djl.url}/models").status_code == 404
+    assert httpx.get(f"{djl.url}/console").status_code == 404
+    java = next(pid for pid in servers.children(djl.process.pid) if Path(f"/proc/{pid}/comm").read_text() == "java\n")
+    listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=True).stdout
+    own = [line for line in listening.splitlines() if f"pid={java}," in line]
+    assert len(own) == 1
+    assert djl.url.rsplit(":", 1)[-1] in own[0]

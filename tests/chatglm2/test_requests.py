@@ -1,0 +1,103 @@
+"""Request bodies: whatever comes in, a request or one clear line goes out."""
+
+import json
+from typing import Any
+
+import pytest
+from chatglm2.engines.base import Limits, Sampling
+from chatglm2.errors import BadRequest
+from chatglm2.prompt import Message
+from chatglm2.requests import Parameters, parse
+from hypothesis import given
+from hypothesis import strategies as st
+
+LIMITS = Limits(context=8192, vocabulary=1000)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"inputs": "a"} | fields).encode()
+
+
+def sampling(prompt_tokens: int = 10, most: int = 4096, **parameters: Any) -> Sampling:
+    return parse(body(parameters=parameters)).sampling(prompt_tokens, LIMITS, most)
+
+
+def check_refusal(content: bytes) -> None:
+    try:
+        parse(content).sampling(10, LIMITS, 4096)
+    except BadRequest as error:
+        assert str(error).isprintable() or "\n" not in str(error)
+        assert len(str(error)) < 600
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_in_one_line(content: bytes) -> None:
+    check_refusal(content)
+
+
+@given(st.dictionaries(st.sampled_from(["inputs", "parameters", "history", "x"]), JSON))
+def test_any_json_is_taken_or_refused_in_one_line(fields: dict[str, Any]) -> None:
+    check_refusal(json.dumps(fields).encode())
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Parameters.model_fields)), JSON))
+def test_any_parameters_are_taken_or_refused_in_one_line(parameters: dict[str, Any]) -> None:
+    check_refusal(body(parameters=parameters))
+
+
+def test_history_becomes_messages() -> None:
+    request = parse(body(history=[["q1", "a1"], ["q2", "a2"]]))
+    turns = [("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"), ("user", "a")]
+    assert request.messages == [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
+
+
+def test_defaults_are_those_of_the_original_chat_call() -> None:
+    assert sampling() == Sampling(2038, do_sample=True, temperature=0.95, top_k=50, top_p=0.7)
+
+
+@pytest.mark.parametrize("name", sorted(Parameters.model_fields))
+def test_null_means_the_default(name: str) -> None:
+    assert sampling(**{name: None}) == sampling()
+
+
+@pytest.mark.parametrize("parameters", [{"do_sample": False}, {"temperature": 0}, {"temperature": 1e-9}])
+def test_greedy_ignores_the_warpers(parameters: dict[str, Any]) -> None:
+    assert sampling(top_k=3, top_p=0.1, **parameters) == Sampling(2038)
+
+
+def test_max_new_tokens_wins_over_max_length() -> None:
+    assert sampling(max_new_tokens=5, max_length=11).max_new_tokens == 5
+
+
+def test_max_length_stops_at_the_cap_of_the_service() -> None:
+    assert sampling(max_length=8000, most=100).max_new_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "parameters", "numbers"),
+    [
+        (8192, {}, ["8192"]),
+        (3000, {}, ["2048", "3000", "8192"]),
+        (10, {"max_length": 10}, ["10"]),
+        (10, {"max_length": 9000}, ["9000", "8192"]),
+        (8000, {"max_new_tokens": 200}, ["200", "192", "8000", "8192"]),
+        (10, {"max_new_tokens": 5000}, ["5000", "4096"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    prompt_tokens: int, parameters: dict[str, Any], numbers: list[str]
+) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        sampling(prompt_tokens, **parameters)
+    assert all(number in str(refusal.value) for number in numbers)
+
+
+def test_refusals_never_repeat_the_prompt() -> None:
+    with pytest.raises(BadRequest) as refusal:
+        parse(json.dumps({"inputs": "a", "history": [["secret question", 3]]}).encode())
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,111 @@
+"""The app with parts of the test's own: no model, a slow encoder, an API key, a bug."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from denoiser.app import create_app
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.errors import CheckpointError
+from denoiser.service import Limits, Service
+from denoiser.settings import Settings
+from tests.denoiser.servers import running
+
+TEXT = {"texts": ["hello there"]}
+
+
+class SlowEncoder:
+    """Waits for the test before it answers."""
+
+    def __init__(self) -> None:
+        self.started, self.go_on = threading.Semaphore(0), threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        self.started.release()
+        assert self.go_on.wait(30)
+        return np.full((len(texts), 384), 384**-0.5, dtype=np.float32)
+
+
+class BrokenEncoder:
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        raise RuntimeError(f"secret {texts}")
+
+
+@pytest.fixture
+def encoder_in_use() -> SlowEncoder:
+    return SlowEncoder()
+
+
+@pytest.fixture
+def slow(denoiser: Denoiser, encoder_in_use: SlowEncoder) -> Iterator[str]:
+    service = Service(denoiser, encoder_in_use, Limits(10, 10))
+    with running(create_app(lambda: service, Settings(queue_size=2))) as address:
+        wait_until_ready(address)
+        yield address
+        encoder_in_use.go_on.set()
+
+
+def wait_until_ready(address: str) -> None:
+    while httpx.get(f"{address}/ping").status_code != 200:
+        pass
+
+
+def test_while_no_model_is_loaded_the_service_says_so() -> None:
+    failures: list[Exception] = []
+
+    def load() -> Service:
+        raise CheckpointError("no checkpoint")
+
+    with running(create_app(load, Settings(), failures.append)) as address:
+        health = httpx.get(f"{address}/health")
+        assert health.status_code == 200
+        assert health.json() == {"status": "not_ready", "model_loaded": False, "device": None}
+        assert httpx.get(f"{address}/ping").status_code == 503
+        reply = httpx.post(f"{address}/denoise/text", json=TEXT)
+        assert reply.status_code == 503
+        assert "no model is loaded" in reply.json()["detail"]
+    assert str(failures[0]) == "no checkpoint"
+
+
+def test_a_full_queue_is_refused_and_health_still_answers(slow: str, encoder_in_use: SlowEncoder) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(httpx.post, f"{slow}/denoise/text", json=TEXT, timeout=60) for _ in range(2)]
+        assert encoder_in_use.started.acquire(timeout=30)
+        while (reply := httpx.post(f"{slow}/denoise/text", json={"texts": []}, timeout=60)).status_code != 429:
+            pass
+        assert reply.headers["retry-after"] == "1"
+        assert httpx.get(f"{slow}/health").json()["status"] == "healthy"
+        encoder_in_use.go_on.set()
+        assert [w.result().status_code for w in waiting] == [200, 200]
+
+
+def test_a_bug_is_a_500_with_a_request_id_and_no_details(denoiser: Denoiser) -> None:
+    service = Service(denoiser, BrokenEncoder(), Limits(10, 10))
+    with running(create_app(lambda: service, Settings())) as address:
+        wait_until_ready(address)
+        reply = httpx.post(f"{address}/denoise/text", json=TEXT)
+        assert reply.status_code == 500
+        assert reply.headers["x-request-id"] in reply.json()["detail"]
+        assert "secret" not in reply.text
+
+
+@pytest.mark.parametrize("path", ["/denoise/text", "/denoise/embedding", "/invocations", "/metrics", "/docs", "/nope"])
+def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: str) -> None:
+    service = Service(denoiser, SlowEncoder(), Limits(10, 10))
+    with running(create_app(lambda: service, Settings(api_key=SecretStr("s3cret")))) as address:
+        assert {httpx.get(address + route).status_code for route in ("/", "/health")} == {200}
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+            reply = httpx.post(address + path, headers=header)
+            assert reply.status_code == 401
+            assert reply.headers["www-authenticate"] == "Bearer"
+        assert httpx.get(address + path, headers={"Authorization": "Bearer s3cret"}).status_code in (200, 404, 405)
+
+
+def test_an_empty_api_key_counts_as_none() -> None:
+    assert Settings(api_key=SecretStr("")).required_key is None

@@ -1,0 +1,87 @@
+"""The command line as a user types it."""
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.denoiser.servers import free_port, start, wait_until_healthy
+
+
+def outcome(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_help_names_the_commands() -> None:
+    code, out, _ = outcome("--help")
+    assert code == 0
+    assert all(command in out for command in ("train", "evaluate", "serve"))
+
+
+def test_serve_refuses_a_port_that_is_taken_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = outcome("serve", "--port", str(port))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"denoiser: cannot listen on 127.0.0.1:{port}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"MODEL_PATH": "/nowhere"}, "no checkpoint at /nowhere"),
+        ({"MODEL_PATH": "/nowhere/old.pt"}, "not a safetensors checkpoint"),
+        ({"PORT": "many"}, "PORT=many cannot be used"),
+    ],
+)
+def test_serve_refuses_unusable_settings_in_one_line(environment: dict[str, str], complaint: str) -> None:
+    code, out, err = outcome("serve", **environment)
+    assert (code, out) == (1, "")
+    assert err.startswith("denoiser: ")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    words = ("red", "old", "fast", "kind", "loud", "warm", "thin")
+    things = ("boat", "horse", "teacher", "kitchen", "song", "winter", "bakery")
+    verbs = ("stops near", "reminds me of", "was sold to", "sounds like", "belongs to")
+    text.write_text("\n".join(f"The {w} {t} {v} my neighbour." for w in words for t in things for v in verbs))
+    model = tmp_path / "model"
+    code, _, err = outcome(
+        "train", "--text", str(text), "--output", str(model), "--steps", "20", DENOISER_CACHE=str(tmp_path / "cache")
+    )
+    assert code == 0, err
+    assert "training: 20 of 20 steps, loss" in err
+    port = free_port()
+    process = start("serve", PORT=str(port), MODEL_PATH=str(model), API_KEY="key")
+    wait_until_healthy(f"http://127.0.0.1:{port}", process)
+    body = {"texts": ["A sentence nobody must find in a log."]}
+    reply = httpx.post(f"http://127.0.0.1:{port}/denoise/text", json=body, headers={"Authorization": "Bearer key"})
+    assert reply.json()["shape"] == [1, 384]
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert '"route": "/denoise/text"' in log
+    assert reply.headers["x-request-id"] in log
+    assert "nobody must find" not in log
+
+
+def test_train_says_what_is_wrong_with_the_text(tmp_path: Path) -> None:
+    code, _, err = outcome("train", "--text", str(tmp_path / "missing.txt"))
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "cannot read" in err
+
+
+def test_train_without_apt_get_says_so(tmp_path: Path) -> None:
+    code, _, err = outcome("train", PATH=str(tmp_path), DENOISER_CACHE=str(tmp_path / "cache"))
+    assert code == 1
+    assert "apt-get is not on this machine" in err
+    assert err.count("\n") == 1

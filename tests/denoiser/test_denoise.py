@@ -1,0 +1,116 @@
+"""What denoising promises, on real sentences that are in no training text."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from denoiser.denoise import Blend, Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.evaluation import SITUATIONS, overlaps
+from denoiser.noise import add_noise, estimate_levels
+
+WIDTH = 384
+
+
+def repeated(clean: Embeddings, count: int) -> Embeddings:
+    return np.repeat(clean, count, axis=0)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.02, 0.05, 0.1, 0.3])
+def test_the_level_is_estimated_within_a_tenth_from_100_vectors(clean: Embeddings, level: float) -> None:
+    for seed in range(5):
+        estimated = estimate_levels(add_noise(clean[:100], level, seed))
+        assert np.abs(np.median(estimated) / level - 1) < 0.1
+
+
+@pytest.mark.parametrize("level", [0.02, 0.05, 0.1, 0.3])
+def test_the_level_is_estimated_within_a_quarter_from_one_vector(clean: Embeddings, level: float) -> None:
+    noisy = add_noise(clean, level, 1)
+    alone = np.array([estimate_levels(row[None])[0] for row in noisy])
+    assert np.mean(np.abs(alone / level - 1) < 0.25) > 0.9
+
+
+def test_each_row_keeps_its_own_level(clean: Embeddings, noise: Embeddings) -> None:
+    levels = np.resize([0.0, 0.1, 0.3], len(clean))
+    estimated = estimate_levels(clean + levels[:, None].astype(np.float32) * noise)
+    np.testing.assert_allclose(estimated, levels, rtol=0.2, atol=1e-6)
+
+
+def test_rounded_clean_vectors_count_as_clean(clean: Embeddings) -> None:
+    assert not estimate_levels(clean.astype(np.float16).astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+def test_without_noise_nothing_changes(denoiser: Denoiser, clean: Embeddings, mode: str) -> None:
+    same = denoiser.repair(clean, mode="reconstruct" if mode == "reconstruct" else "neighbours")
+    np.testing.assert_array_equal(same, clean)
+
+
+def test_almost_no_noise_changes_almost_nothing(denoiser: Denoiser, clean: Embeddings, noise: Embeddings) -> None:
+    denoised = denoiser.repair(clean + np.float32(0.001) * noise)
+    assert (denoised * clean).sum(1).min() > 0.999
+
+
+@pytest.mark.parametrize("level", [0.02, 0.05, 0.1, 0.2, 0.3])
+def test_reconstruct_beats_the_noisy_vectors_zeros_and_wiener(
+    denoiser: Denoiser, clean: Embeddings, level: float
+) -> None:
+    noisy = repeated(clean, 3) + add_noise(np.zeros((3 * len(clean), WIDTH), np.float32), level, 2)
+    levels = np.full(len(noisy), level)
+    error = ((denoiser.denoise(noisy, levels, "reconstruct") - repeated(clean, 3)) ** 2).mean()
+    assert error < min(level**2, (clean**2).mean())
+
+
+@pytest.mark.parametrize("level", [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
+def test_neighbours_is_never_below_doing_nothing(denoiser: Denoiser, clean: Embeddings, level: float) -> None:
+    gains: dict[str, list[float]] = {situation: [] for situation in SITUATIONS}
+    for seed in range(4):
+        noisy = add_noise(clean, level, seed)
+        before, after = overlaps(clean, noisy), overlaps(clean, denoiser.repair(noisy))
+        for situation in SITUATIONS:
+            gains[situation].extend(after[situation] - before[situation])
+    for situation in SITUATIONS:
+        values = np.array(gains[situation])
+        assert values.mean() >= -values.std() / np.sqrt(len(clean)), situation
+
+
+def test_neighbours_finds_clearly_more_where_everything_is_noisy(denoiser: Denoiser, clean: Embeddings) -> None:
+    noisy = add_noise(clean, 0.1, 3)
+    before, after = overlaps(clean, noisy), overlaps(clean, denoiser.repair(noisy))
+    assert after["both"].mean() > 1.1 * before["both"].mean()
+
+
+def test_neighbours_gives_unit_vectors(denoiser: Denoiser, clean: Embeddings) -> None:
+    denoised = denoiser.repair(clean, noise_level=0.1, seed=1)
+    np.testing.assert_allclose(np.linalg.norm(denoised, axis=1), 1, atol=1e-5)
+
+
+def test_a_row_is_denoised_alike_alone_and_among_others(denoiser: Denoiser, clean: Embeddings) -> None:
+    noisy, levels = add_noise(clean, 0.1, 1), np.full(len(clean), 0.1)
+    together, alone = denoiser.denoise(noisy, levels), denoiser.denoise(noisy[3:4], levels[3:4])
+    np.testing.assert_allclose(together[3], alone[0], atol=1e-5)
+
+
+def test_added_and_earlier_noise_count_together(denoiser: Denoiser, clean: Embeddings) -> None:
+    once = denoiser.denoise(add_noise(clean, 0.3, 4), np.full(len(clean), 0.5), "reconstruct")
+    both = denoiser.repair(clean, noise_level=0.3, input_noise_level=0.4, mode="reconstruct", seed=4)
+    np.testing.assert_allclose(once, both, atol=1e-5)
+
+
+def test_the_blend_is_linear_between_its_levels() -> None:
+    blend = Blend((0.1, 0.2), (0.5, 0.1))
+    np.testing.assert_allclose(blend.at(np.array([0.0, 0.1, 0.15, 0.2, 9.0])), [0.5, 0.5, 0.3, 0.1, 0.1])
+
+
+VALUES = st.floats(-1000, 1000, width=32)
+
+
+@given(arrays(np.float32, (2, WIDTH), elements=VALUES, fill=VALUES), st.floats(0, 10), st.sampled_from(["auto", 0.5]))
+def test_any_allowed_vectors_give_finite_ones_of_the_same_shape(
+    denoiser: Denoiser, embeddings: Embeddings, level: float, before: str | float
+) -> None:
+    denoised = denoiser.repair(embeddings, level, before if isinstance(before, float) else "auto", seed=1)
+    assert denoised.shape == embeddings.shape
+    assert np.isfinite(denoised).all()

@@ -1,0 +1,173 @@
+"""Small real training runs, checkpoints and what is measured of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from denoiser import checkpoint
+from denoiser.corpus import Corpus, from_files
+from denoiser.data import prepare
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings, MiniLM
+from denoiser.errors import CheckpointError, CorpusError
+from denoiser.evaluation import measure, methods_of, spearman
+from denoiser.network import Network
+from denoiser.prose import split_sentences
+from denoiser.settings import BUNDLED_CHECKPOINT
+from denoiser.training import Recipe, train
+
+SMALL = Recipe(steps=30, batch=32, hidden=16, blocks=1)
+MANIFEST = {"blend": {"levels": [0.0], "shares": [0.5]}}
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def small(clean: Embeddings) -> Network:
+    return train(clean, SMALL, quiet)
+
+
+def test_the_same_seed_gives_the_same_weights(clean: Embeddings, small: Network) -> None:
+    again, other = train(clean, SMALL, quiet), train(clean, Recipe(**{**SMALL.__dict__, "seed": 1}), quiet)
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(small.parameters(), other.parameters(), strict=True))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(clean: Embeddings) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(clean, SMALL, quiet)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_training_tells_its_progress(clean: Embeddings) -> None:
+    seen: list[int] = []
+    train(clean, Recipe(steps=120, batch=16, hidden=16, blocks=1), lambda step, _: seen.append(step))
+    assert seen == [50, 100, 120]
+
+
+def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:
+    network = Network(384, 16, 2)
+    vectors = torch.from_numpy(clean)
+    network.fit_axes(vectors)
+    noisy, level = vectors + 0.1 * torch.randn_like(vectors), torch.full((len(vectors), 1), 0.1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(noisy, level), network.wiener(noisy, level), atol=1e-5, rtol=0)
+        torch.testing.assert_close(network(vectors, 0 * level), vectors)
+
+
+def test_training_on_more_steps_lowers_the_error_on_seen_text(clean: Embeddings) -> None:
+    network = train(clean, Recipe(steps=300, batch=64, hidden=64, blocks=1), quiet)
+    vectors = torch.from_numpy(clean)
+    noisy, level = vectors + 0.1 * torch.randn_like(vectors), torch.full((len(vectors), 1), 0.1)
+    with torch.no_grad():
+        trained, wiener = (((f(noisy, level) - vectors) ** 2).mean() for f in (network, network.wiener))
+    assert trained < wiener
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, small: Network) -> None:
+    written = checkpoint.save(tmp_path / "made", small, MANIFEST)
+    network, manifest = checkpoint.load(tmp_path / "made" / "model.safetensors")
+    assert manifest == written == checkpoint.read_manifest(tmp_path / "made")
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, small.state_dict()[name].half().float())
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_saving_again_replaces_the_checkpoint(tmp_path: Path, small: Network) -> None:
+    for note in ("first", "second"):
+        checkpoint.save(tmp_path / "made", small, {**MANIFEST, "note": note})
+    assert checkpoint.read_manifest(tmp_path / "made")["note"] == "second"
+
+
+def test_a_damaged_missing_or_foreign_checkpoint_is_refused(tmp_path: Path, small: Network) -> None:
+    folder = tmp_path / "made"
+    checkpoint.save(folder, small, MANIFEST)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpoint.load(folder)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not a manifest"):
+        checkpoint.load(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoint.load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="not a safetensors checkpoint"):
+        checkpoint.load(tmp_path / "old.pt")
+
+
+def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
+    manifest = checkpoint.read_manifest(BUNDLED_CHECKPOINT)
+    assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 8_000_000
+    assert manifest["training_sentences"] > 50_000
+    assert all(source["licence"] and source["version"] for source in manifest["sources"])
+    unfamiliar = {s["package"] for s in manifest["sources"] if s["use"] != "training"}
+    assert not unfamiliar & {s["package"] for s in manifest["sources"] if s["use"] == "training"}
+
+
+def test_sentences_are_found_in_prose_and_nothing_else() -> None:
+    text = "This is the first sentence. Here comes\n  another one!  x = 3; y[4] += 7 {}\n"
+    assert list(split_sentences(text))[:2] == ["This is the first sentence.", "Here comes another one!"]
+    assert list(split_sentences("short\n0 1 2 3 4 5 6 7 8 9 10 11 12")) == []
+
+
+def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
+    corpus = from_files([path], seed=1)
+    assert sorted(corpus.training) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
+    assert from_files([path], seed=1) == corpus
+    assert corpus.sources[0]["file"] == "text.txt"
+
+
+@pytest.mark.parametrize(("content", "complaint"), [(None, "cannot read"), (b"\xff\xfe\x00", "not UTF-8")])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CorpusError, match=complaint):
+        from_files([path], seed=0)
+
+
+def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept(
+    tmp_path: Path, encoder: MiniLM
+) -> None:
+    sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(300)]
+    corpus = Corpus(sentences, {"same": sentences[:20]}, [])
+    done: list[int] = []
+    data = prepare(corpus, encoder, tmp_path, done.append)
+    assert len(data.training) == 270
+    assert len(data.evaluation["same"]) == 0
+    assert sum(done) == 320
+    again = prepare(corpus, encoder, tmp_path, quiet)
+    np.testing.assert_array_equal(again.training, data.training)
+
+
+def test_too_little_text_is_refused(tmp_path: Path, encoder: MiniLM) -> None:
+    with pytest.raises(CorpusError, match="found 1 usable sentences; at least 200"):
+        prepare(Corpus(["Only this one sentence."], {}, []), encoder, tmp_path, quiet)
+
+
+def test_measures_of_the_baselines_are_what_they_must_be(clean: Embeddings, denoiser: Denoiser) -> None:
+    measures = {m.method: m for m in measure("test", clean, 0.1, methods_of(denoiser), seed=1)}
+    assert measures["identity"].mse == pytest.approx(0.01, rel=0.02)
+    assert measures["identity"].gain == {"query": 0, "store": 0, "both": 0}
+    assert measures["zeros"].mse == pytest.approx(1 / 384, rel=1e-3)
+    assert measures["zeros"].overlap["query"] == 0
+    assert measures["reconstruct"].mse < measures["Wiener"].mse < measures["identity"].mse
+    low, high = measures["neighbours"].interval["both"]
+    assert low < measures["neighbours"].overlap["both"] < high
+    json.dumps([m.__dict__ for m in measures.values()])
+
+
+def test_spearman_ranks() -> None:
+    rising = np.arange(10.0)
+    assert spearman(rising, rising**3) == pytest.approx(1)
+    assert spearman(rising, -rising) == pytest.approx(-1)
+    assert spearman(rising, np.zeros(10)) == 0

@@ -1,0 +1,86 @@
+"""Real servers as context managers: each starts one process, waits until it is healthy, yields it, and stops it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 240
+
+
+@dataclass
+class Server:
+    """A running process and its address."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def post(self, path: str, body: object, **options: object) -> httpx.Response:
+        """POST `body` as JSON."""
+        return httpx.post(self.url + path, json=body, timeout=120, **options)  # type: ignore[arg-type]
+
+    def healthy(self) -> bool:
+        """Whether `/ping` says so."""
+        try:
+            return httpx.get(f"{self.url}/ping", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_healthy(self) -> None:
+        """Return when `/ping` answers 200; fail with the log when the process ends first."""
+        limit = time.monotonic() + START_SECONDS
+        while not self.healthy():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_text()[-3000:]}"
+            assert time.monotonic() < limit, f"not healthy in {START_SECONDS} s: {self.log.read_text()[-3000:]}"
+            time.sleep(0.2)
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path, port: int, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run `command`, which serves on `port`, until the block ends; then SIGTERM, and SIGKILL for what does not end."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (env or {}), start_new_session=True
+        )
+    try:
+        server = Server(process, f"http://127.0.0.1:{port}", log)
+        server.wait_healthy()
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextlib.contextmanager
+def chat(adapter: str, log: Path, env: Mapping[str, str] | None = None, *options: str) -> Iterator[Server]:
+    """The chat service behind `adapter`: `serve` for FastAPI, `djl` for DJL Serving."""
+    port = free_port()
+    command = [sys.executable, "-m", "chatglm2", adapter, "--port", str(port), *options]
+    with running(command, log, port, env) as server:
+        yield server
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of all descendants of `pid`."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [child for direct in found for child in (int(direct), *children(int(direct)))]
