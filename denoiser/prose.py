@@ -11,7 +11,27 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 _SKIPPED = {"script", "style", "pre", "title", "nav", "table"}
-_INLINE = set("a b i em strong span code kbd samp tt q sub sup cite var app gui guiseq link".split())
+_INLINE = {
+    "a",
+    "b",
+    "i",
+    "em",
+    "strong",
+    "span",
+    "code",
+    "kbd",
+    "samp",
+    "tt",
+    "q",
+    "sub",
+    "sup",
+    "cite",
+    "var",
+    "app",
+    "gui",
+    "guiseq",
+    "link",
+}
 _MARKUP = (".html", ".page")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 SHORTEST, LONGEST = 15, 400

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from denoiser.encoder import Embeddings
+from denoiser.encoder import Embeddings, fast_precision
 from denoiser.evaluation import SITUATIONS, Measure, Method
 
 _AUTOENCODER_STEPS, _AUTOENCODER_LEVEL = 3000, 0.1
@@ -30,7 +30,9 @@ def train_autoencoder(clean: Embeddings, seed: int) -> Method:
         vectors = torch.from_numpy(clean)
         for _ in range(_AUTOENCODER_STEPS):
             batch = vectors[torch.randint(len(vectors), (256,))]
-            loss = functional.mse_loss(network(batch + _AUTOENCODER_LEVEL * torch.randn_like(batch)), batch)
+            with fast_precision():
+                estimate = network(batch + _AUTOENCODER_LEVEL * torch.randn_like(batch))
+            loss = functional.mse_loss(estimate.float(), batch)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()

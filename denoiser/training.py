@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoiser.encoder import Embeddings, fast_bfloat16
+from denoiser.encoder import Embeddings, fast_precision
 from denoiser.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 FEWEST = 64
@@ -63,7 +63,7 @@ def train(embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float
 
     `progress` is told the number of steps done and the loss (1 is the Wiener filter's) every 50 steps.
     """
-    precision = torch.autocast("cpu", torch.bfloat16) if fast_bfloat16() else contextlib.nullcontext()
+    precision = fast_precision()
     with _seeded(recipe.seed):
         network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks)
         clean = torch.from_numpy(embeddings)

@@ -13,7 +13,7 @@ DRAIN = b"drain\n"
 
 
 async def serve_control(service: ChatService, path: Path) -> asyncio.Server:
-    """Listen on `path`. A line `drain` makes the service refuse new requests; it is answered when the last has ended."""
+    """Listen on `path`. A line `drain` makes the service refuse new requests; it is answered when all have ended."""
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await reader.readline() == DRAIN:

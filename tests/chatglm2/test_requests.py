@@ -28,11 +28,13 @@ def sampling(prompt_tokens: int = 10, most: int = 4096, **parameters: Any) -> Sa
 
 
 def check_refusal(content: bytes) -> None:
+    refusal = ""
     try:
         parse(content).sampling(10, LIMITS, 4096)
     except BadRequest as error:
-        assert str(error).isprintable() or "\n" not in str(error)
-        assert len(str(error)) < 600
+        refusal = str(error)
+    assert "\n" not in refusal
+    assert len(refusal) < 600
 
 
 @given(st.binary(max_size=200))
@@ -62,7 +64,8 @@ def test_defaults_are_those_of_the_original_chat_call() -> None:
 
 @pytest.mark.parametrize("name", sorted(Parameters.model_fields))
 def test_null_means_the_default(name: str) -> None:
-    assert sampling(**{name: None}) == sampling()
+    parameters: dict[str, Any] = {name: None}
+    assert sampling(**parameters) == sampling()
 
 
 @pytest.mark.parametrize("parameters", [{"do_sample": False}, {"temperature": 0}, {"temperature": 1e-9}])

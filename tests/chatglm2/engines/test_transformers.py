@@ -78,7 +78,7 @@ def reference(prompt: list[int], seed: int | None = None, **generation: Any) -> 
 
 
 PROMPTS = [[5, 6, 7], list(range(10, 90)), [4], [30, 31] * 20]
-SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9}
+SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9}
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=len)
