@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -13,14 +12,9 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from tests.servers import free_port
+
 PATIENCE = 120
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until_healthy(address: str, process: subprocess.Popen[str]) -> None:
