@@ -12,7 +12,8 @@ from denoiser.checkpoint import load
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.settings import BUNDLED_CHECKPOINT
-from tests.denoiser.servers import free_port, start, wait_until_healthy
+from tests.denoiser.servers import start, wait_until_healthy
+from tests.servers import free_port
 
 settings.register_profile("denoiser", deadline=None, max_examples=50)
 settings.load_profile("denoiser")

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.denoiser.servers import free_port, start, wait_until_healthy
+from tests.denoiser.servers import start, wait_until_healthy
+from tests.servers import free_port
 
 
 def outcome(*arguments: str, **environment: str) -> tuple[int, str, str]:
