@@ -8,13 +8,14 @@ import contextlib
 import sys
 from collections.abc import AsyncGenerator
 
+from djl_python import Input, Output
+
 from chatglm2.control import serve_control
 from chatglm2.errors import ChatError, SetupError
 from chatglm2.logs import configure
 from chatglm2.service import Call, ChatService
 from chatglm2.settings import Settings
 from chatglm2.startup import load
-from djl_python import Input, Output
 
 QUICKEST_REPLY = 0.02
 """Seconds. DJL Serving 0.36 loses a reply of one part that arrives just when it starts to wait for it (its

@@ -9,6 +9,9 @@ from chatglm2.detokenizer import Detokenizer
 SUBSTITUTIONS = {"[[训练时间]]": "2023年"}
 """ChatGLM2 writes this marker for the time of its training; the original replaces it in every answer."""
 
+BROKEN = "\ufffd"
+"""Stands for bytes that are no character."""
+
 
 class Answer:
     """Collects one answer. `stopped` is true once a stop string has ended it."""
@@ -41,13 +44,16 @@ class Answer:
         return visible
 
     def _cut(self, text: str) -> str:
-        """`text` before the earliest stop string in it."""
-        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        self.stopped = bool(places)
-        return text[: min(places)] if places else text
+        """`text` before the stop string that is complete first; so the answer does not depend on how tokens split it."""
+        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
+        self.stopped = bool(found)
+        return text[: min(found)[1]] if found else text
 
     def _undecided(self, text: str) -> int:
-        """Length of the longest end of `text` that could be the start of a stop string or a substitution."""
+        """Length of the longest end of `text` that could be the start of a stop string or a substitution, or that is a
+        broken character, which the original shows only together with what follows."""
+        if text.endswith(BROKEN):
+            return len(text) - len(text.rstrip(BROKEN))
         marks = (*self._stop, *SUBSTITUTIONS)
         longest = min(len(text), max(map(len, marks)) - 1)
         ends = (size for size in range(longest, 0, -1) if any(mark.startswith(text[-size:]) for mark in marks))

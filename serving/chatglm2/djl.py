@@ -139,20 +139,18 @@ def _configure(folder: Path, settings: Settings) -> Path:
 def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, str]:
     options = [os.environ.get("JAVA_OPTS", ""), f"-Djava.io.tmpdir={folder / 'tmp'}"]
     options.append(f"-Dlog4j2.configurationFile=file:{release}/conf/log4j2-plain.xml")
-    model = {"HF_MODEL_ID": settings.model} if settings.model else {}  # DJL looks up even an empty one
-    return (
-        dict(os.environ)
-        | model
-        | {
-            "JAVA_OPTS": " ".join(options).strip(),
-            "MODEL_SERVER_HOME": str(folder),
-            "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
-            "PYTHON_EXECUTABLE": sys.executable,
-            "SERVING_FAIL_FAST": "true",
-            "CHAT_CONTROL_SOCKET": str(folder / "control"),
-            "CHAT_DTYPE": settings.dtype,
-        }
-    )
+    # DJL takes HF_MODEL_ID as the folder to serve with code of its own, so the worker gets it by another name
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_MODEL_ID"}
+    return inherited | {
+        "JAVA_OPTS": " ".join(options).strip(),
+        "MODEL_SERVER_HOME": str(folder),
+        "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
+        "PYTHON_EXECUTABLE": sys.executable,
+        "SERVING_FAIL_FAST": "true",
+        "CHAT_CONTROL_SOCKET": str(folder / "control"),
+        "CHAT_MODEL": settings.model,
+        "CHAT_DTYPE": settings.dtype,
+    }
 
 
 def _unpacked(archive: Path, cache: Path) -> Path:

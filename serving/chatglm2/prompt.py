@@ -20,6 +20,8 @@ class Prompter:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.takes_empty_question = "[Round " in str(tokenizer.chat_template)
+        """ChatGLM2 has an answer even to that, and gives it here too; for other models it is a mistake."""
 
     def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of a prompt after which the model speaks."""

@@ -89,8 +89,6 @@ def parse(body: bytes) -> ChatRequest:
         seed = SeedBody.model_validate(fields)
     except ValidationError as error:
         raise BadRequest(_explain(error.errors(include_url=False)[0])) from None
-    if not seed.inputs.strip():
-        raise BadRequest("inputs: the question is empty; send some text")
     turns = [
         turn for question, answer in seed.history for turn in (Message("user", question), Message("assistant", answer))
     ]

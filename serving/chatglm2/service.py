@@ -98,6 +98,8 @@ class ChatService:
     async def _reply(self, call: Call, request_id: str) -> Reply:
         self._check(call)
         request = parse(call.body)
+        if not request.question.strip() and not self._prompter.takes_empty_question:
+            raise BadRequest("inputs: the question is empty; send some text")
         changes = self._answer(request)
         if request.parameters.stream:
             return Reply("application/x-ndjson", self._stream(request, await anext(changes), changes, request_id))

@@ -1,9 +1,10 @@
 """The visible text of an answer: what comes when, and what never comes."""
 
 import pytest
-from chatglm2.answer import Answer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chatglm2.answer import Answer
 
 
 class Letters:
@@ -38,8 +39,12 @@ def test_what_only_looks_like_a_stop_string_comes_late() -> None:
     assert deltas(["a<", "en", "t"], "<end>") == ["a", "", "<ent", ""]
 
 
-def test_the_earliest_of_several_stop_strings_counts() -> None:
-    assert "".join(deltas(["one two three"], "three", "two")) == "one"
+def test_the_stop_string_that_is_complete_first_counts() -> None:
+    assert "".join(deltas(["one two three"], "three", "two", "two three")) == "one"
+
+
+def test_broken_character_comes_with_what_follows_it() -> None:
+    assert deltas(["a", "\ufffd", "\ufffdb", "\ufffd"]) == ["a", "", "\ufffd\ufffdb", "", "\ufffd"]
 
 
 def test_training_time_is_replaced_across_tokens() -> None:

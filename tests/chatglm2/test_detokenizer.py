@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatglm2.checkpoint.tokenizer import write_tokenizer
-from chatglm2.detokenizer import Detokenizer, TokenizerDetokenizer, detokenizer_factory
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from chatglm2.checkpoint.tokenizer import write_tokenizer
+from chatglm2.detokenizer import Detokenizer, TokenizerDetokenizer, detokenizer_factory
 from tests.chatglm2.checkpoint.tiny import train_sentencepiece
 
 SEQUENCES = 5_000

@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from chatglm2.engines.base import Limits, Sampling
 from chatglm2.errors import BadRequest
 from chatglm2.prompt import Message
 from chatglm2.requests import Parameters, parse
-from hypothesis import given
-from hypothesis import strategies as st
 
 LIMITS = Limits(context=8192, vocabulary=1000)
 JSON = st.recursive(

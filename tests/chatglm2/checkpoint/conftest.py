@@ -1,15 +1,13 @@
 """Checkpoints to convert: a tiny one made here, and the golden one where it is present."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+
 from chatglm2.checkpoint.convert import convert
-
 from tests.chatglm2.checkpoint.tiny import CONFIG, original_tensors, train_sentencepiece, write_original
-
-SIBLING = Path(__file__).resolve().parents[4] / "shared" / "golden" / "chatglm2-tiny"
+from tests.golden import golden_folder
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +40,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, original: Path) -> Path:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Files and answers of the original code (env CHATGLM2_GOLDEN, or next to the repository)."""
-    folder = Path(os.environ.get("CHATGLM2_GOLDEN", SIBLING))
-    if not (folder / "expected.json").is_file():
-        pytest.skip(f"no golden checkpoint at {folder}; set CHATGLM2_GOLDEN")
-    return folder
+    return golden_folder()
 
 
 @pytest.fixture(scope="session")

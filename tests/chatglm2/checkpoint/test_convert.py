@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from chatglm2.checkpoint.convert import convert
-from chatglm2.checkpoint.errors import CheckpointError
-from chatglm2.checkpoint.original import is_original
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from chatglm2.checkpoint.convert import convert
+from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.checkpoint.original import is_original
 from tests.chatglm2.checkpoint.tiny import CONFIG, original_tensors, write_original
 
 LAYER, NATIVE_LAYER = "transformer.encoder.layers.1.", "model.layers.1."

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatglm2.checkpoint.tokenizer import APPENDED, MARK, PREFIX, RESERVED
 from jinja2 import TemplateError
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
+from chatglm2.checkpoint.tokenizer import APPENDED, MARK, PREFIX, RESERVED
 from tests.chatglm2.checkpoint.tiny import FRAGMENTS, hard_texts, is_private
 
 TEXTS = 20_000

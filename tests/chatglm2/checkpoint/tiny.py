@@ -10,10 +10,11 @@ from typing import Any
 
 import sentencepiece
 import torch
+from safetensors.torch import save_file
+
 from chatglm2.checkpoint.original import OriginalConfig
 from chatglm2.checkpoint.tokenizer import APPENDED, MARK, PREFIX, RESERVED
 from chatglm2.checkpoint.weights import ROTARY, original_shapes
-from safetensors.torch import save_file
 
 CONFIG: dict[str, Any] = {
     "model_type": "chatglm",

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
 from chatglm2.engines.base import Sampling, Step
 from chatglm2.engines.transformers import TransformersEngine
 from chatglm2.errors import ChatError
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 POISON = 99
 """A token whose embedding is not a number."""

@@ -1,0 +1,61 @@
+"""The original's answers on the golden checkpoint, over HTTP, from each adapter."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.chatglm2.conftest import require_djl
+from tests.golden import CASES, golden_folder
+from tests.servers import Server
+
+
+@pytest.fixture(params=range(CASES))
+def case(request: pytest.FixtureRequest) -> Any:
+    """What the original was asked, and all that it gave."""
+    return json.loads((golden_folder() / "expected.json").read_text())["cases"][request.param]
+
+
+@pytest.fixture(scope="module", params=["serve", pytest.param("djl", marks=pytest.mark.djl)], ids=["fastapi", "djl"])
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The golden checkpoint in float32, converted at the start."""
+    if request.param == "djl":
+        require_djl()
+    model = str(golden_folder())
+    folder = tmp_path_factory.mktemp("golden")
+    env = {"CHAT_CACHE_DIR": str(folder / "cache")}
+    with servers.chat(request.param, folder / "log", env, "--model", model, "--dtype", "float32") as server:
+        yield server
+
+
+def ask(server: Server, case: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+    body = {"inputs": case["query"], "history": case["history"], "parameters": {"do_sample": False} | parameters}
+    response = server.post("/invocations", body)
+    assert response.status_code == 200, response.text
+    reply: dict[str, Any] = response.json()
+    return reply
+
+
+def test_answer_and_history_are_the_originals(golden: Server, case: dict[str, Any]) -> None:
+    reply = ask(golden, case, max_length=case["max_length"], details=True)
+    assert reply["outputs"] == case["response"]
+    assert reply["history"] == case["history_out"]
+    assert reply["usage"]["prompt_tokens"] == len(case["input_ids"])
+    assert reply["usage"]["completion_tokens"] == len(case["greedy_ids"])
+
+
+def test_stream_shows_what_the_original_shows(golden: Server, case: dict[str, Any]) -> None:
+    parameters = {"do_sample": False, "max_length": case["max_length"], "stream": True}
+    body = {"inputs": case["query"], "history": case["history"], "parameters": parameters}
+    with httpx.stream("POST", f"{golden.url}/invocations", json=body, timeout=60) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+    shown = [line["outputs"] for line in lines if line["delta"] and not line["outputs"].endswith("\ufffd")]
+    assert shown == list(dict.fromkeys(case["stream_responses"]))
+
+
+def test_beam_search_is_the_originals(golden: Server, case: dict[str, Any]) -> None:
+    reply = ask(golden, case, max_length=case["beam4_max_length"], num_beams=4)
+    assert reply["outputs"] == case["beam4_response"]
