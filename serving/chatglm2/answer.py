@@ -44,7 +44,7 @@ class Answer:
         return visible
 
     def _cut(self, text: str) -> str:
-        """`text` before the stop string that is complete first; so the answer does not depend on how tokens split it."""
+        """`text` before the stop string that is complete first, so that it does not matter how tokens split it."""
         found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         self.stopped = bool(found)
         return text[: min(found)[1]] if found else text
