@@ -1,6 +1,7 @@
 """Command line of the chat service: `python -m chatglm2 COMMAND`."""
 
 import asyncio
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
     configure()
     app = create_app(load(settings), settings)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=25, server_header=False)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 
