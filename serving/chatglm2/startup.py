@@ -4,6 +4,7 @@ import os
 
 import structlog
 
+from chatglm2.checkpoint.source import resolve
 from chatglm2.errors import SetupError
 from chatglm2.service import ChatService
 from chatglm2.settings import Settings
@@ -16,15 +17,14 @@ def load(settings: Settings) -> ChatService:
     # Read when torch loads: threads that wait for each other sleep. Spinning, the default, makes two busy services on
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch  # noqa: PLC0415 - seconds to import; `--help` must not wait for it
+    path = resolve(settings.model, settings.revision, settings.cache_dir)
+    import torch  # noqa: PLC0415 - seconds to import; a refusal, or `--help`, must not wait for it
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    from chatglm2.checkpoint.source import resolve  # noqa: PLC0415
     from chatglm2.detokenizer import detokenizer_factory  # noqa: PLC0415
     from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
     from chatglm2.prompt import Prompter  # noqa: PLC0415
 
-    path = resolve(settings.model, settings.revision, settings.cache_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     default = torch.float16 if device == "cuda" else torch.float32
     dtype = default if settings.dtype == "auto" else getattr(torch, settings.dtype)

@@ -6,35 +6,45 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests import servers
 
 LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 400, "do_sample": False, "details": True}}
 SHORT = {"inputs": "Hi", "parameters": {"max_new_tokens": 2, "do_sample": False}}
-ONE_PLACE = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0"}
+KEY = {"Authorization": "Bearer secret"}
 
 
-def test_full_queue_refuses_at_once_and_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
-    with servers.chat("serve", tmp_path / "log", ONE_PLACE) as chat:
-        stream = LONG | {"parameters": {"max_new_tokens": 4000, "do_sample": False, "stream": True}}
-        with httpx.stream("POST", f"{chat.url}/invocations", json=stream, timeout=60) as response:
-            assert json.loads(next(response.iter_lines()))["delta"]
-            refused = chat.post("/invocations", SHORT)
-            assert refused.status_code == 429
-            assert int(refused.headers["retry-after"]) > 0
-            assert refused.json()["code"] == 429
-        assert status_in_time(chat, SHORT) == 200
-        leave_early(chat, LONG)
-        assert status_in_time(chat, SHORT) == 200
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A service with one place and an API key."""
+    env = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0", "API_KEY": "secret"}
+    with servers.chat("serve", tmp_path_factory.mktemp("strict") / "log", env) as server:
+        yield server
+
+
+def test_full_queue_refuses_at_once_and_a_client_that_leaves_frees_its_place(strict: servers.Server) -> None:
+    body = LONG | {"parameters": {"max_new_tokens": 4000, "do_sample": False, "stream": True}}
+    with httpx.stream("POST", f"{strict.url}/invocations", json=body, headers=KEY, timeout=60) as response:
+        lines = response.iter_lines()
+        assert json.loads(next(lines))["delta"]
+        refused = strict.post("/invocations", SHORT, headers=KEY)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) > 0
+        assert refused.json()["code"] == 429
+    assert status_in_time(strict, SHORT) == 200
+    leave_early(strict, LONG)
+    assert status_in_time(strict, SHORT) == 200
 
 
 def status_in_time(chat: servers.Server, body: object) -> int:
     """The first status other than 429, or 429 if a place stays taken for 5 s."""
     limit = time.monotonic() + 5
-    while (status := chat.post("/invocations", body).status_code) == 429 and time.monotonic() < limit:
+    while (status := chat.post("/invocations", body, headers=KEY).status_code) == 429 and time.monotonic() < limit:
         time.sleep(0.1)
     return status
 
@@ -44,7 +54,8 @@ def leave_early(chat: servers.Server, body: object) -> None:
     content = json.dumps(body).encode()
     host, port = chat.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = ["POST /invocations HTTP/1.1", "Host: x", f"Content-Length: {len(content)}", "", ""]
+        head = ["POST /invocations HTTP/1.1", "Host: x", "Authorization: Bearer secret"]
+        head += [f"Content-Length: {len(content)}", "", ""]
         connection.sendall("\r\n".join(head).encode() + content)
         time.sleep(1)
 
@@ -57,13 +68,20 @@ def test_deadline_is_504(tmp_path: Path) -> None:
         assert chat.post("/invocations", SHORT).status_code == 200
 
 
-def test_api_key_is_asked_for_everywhere_but_ping(tmp_path: Path) -> None:
-    with servers.chat("serve", tmp_path / "log", {"API_KEY": "secret"}) as chat:
-        assert chat.healthy()
-        assert chat.post("/invocations", SHORT).status_code == 401
-        assert chat.post("/invocations", SHORT, headers={"Authorization": "Bearer wrong"}).status_code == 401
-        assert chat.post("/invocations", SHORT, headers={"Authorization": "Bearer secret"}).status_code == 200
-        assert "secret" not in chat.log.read_text()
+def test_api_key_is_asked_for_everywhere_but_ping(strict: servers.Server) -> None:
+    assert strict.healthy()
+    assert strict.post("/invocations", SHORT).status_code == 401
+    assert strict.post("/invocations", SHORT, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert strict.post("/invocations", SHORT, headers=KEY).status_code == 200
+
+
+def test_logs_are_json_lines_without_prompts_and_keys(strict: servers.Server) -> None:
+    strict.post("/invocations", SHORT | {"inputs": "xylophone?"}, headers=KEY)
+    printed = strict.log.read_text()
+    events = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert next(event for event in events if event["event"] == "answered")["request_id"]
+    assert "xylophone" not in printed
+    assert "secret" not in printed
 
 
 def test_sigterm_lets_a_running_request_finish(tmp_path: Path) -> None:
@@ -77,15 +95,6 @@ def test_sigterm_lets_a_running_request_finish(tmp_path: Path) -> None:
         request.join()
         assert replies[0].json()["usage"]["completion_tokens"] == 60
         assert chat.process.wait(40) == 0
-
-
-def test_logs_are_json_lines_without_prompts(tmp_path: Path) -> None:
-    with servers.chat("serve", tmp_path / "log") as chat:
-        chat.post("/invocations", SHORT | {"inputs": "xylophone?"})
-        events = [json.loads(line) for line in chat.log.read_text().splitlines() if line.startswith("{")]
-    answered = next(event for event in events if event["event"] == "answered")
-    assert answered["request_id"]
-    assert "xylophone" not in chat.log.read_text()
 
 
 def failing(*arguments: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.servers import Server
 
 QUESTION = "What is a data warehouse?"
-GREEDY = {"max_new_tokens": 24, "do_sample": False}
+GREEDY = {"max_new_tokens": 10, "do_sample": False}
 
 
 def ask(chat: Server, inputs: str = QUESTION, history: Any = None, **parameters: Any) -> Any:
@@ -43,11 +43,15 @@ def test_second_turn_continues_the_history(chat: Server) -> None:
     assert second["outputs"]
 
 
-@pytest.mark.parametrize("path", ["/invocations", "/predictions/chatglm2"])
-@pytest.mark.parametrize("rest", [{}, {"history": None}, {"history": []}])
-def test_each_route_takes_the_shortest_bodies(chat: Server, path: str, rest: dict[str, Any]) -> None:
-    reply = chat.post(path, {"inputs": QUESTION, "parameters": GREEDY} | rest).json()
-    assert reply == ask(chat)
+@pytest.mark.parametrize("history", [{}, {"history": None}, {"history": []}])
+def test_history_may_be_missing_null_or_empty(chat: Server, history: dict[str, Any]) -> None:
+    reply = chat.post("/invocations", {"inputs": QUESTION, "parameters": GREEDY} | history).json()
+    assert reply["history"] == [[QUESTION, reply["outputs"]]]
+
+
+def test_both_routes_give_the_same_answer(chat: Server) -> None:
+    reply = chat.post("/predictions/chatglm2", {"inputs": QUESTION, "parameters": GREEDY})
+    assert reply.json() == ask(chat)
 
 
 @pytest.mark.parametrize("parameters", [None, {}])

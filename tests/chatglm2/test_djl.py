@@ -20,10 +20,10 @@ pytestmark = pytest.mark.djl
 LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 60, "do_sample": False, "details": True}}
 
 
-@pytest.fixture
-def djl(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def djl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     require_djl()
-    with servers.chat("djl", tmp_path / "log") as server:
+    with servers.chat("djl", tmp_path_factory.mktemp("djl") / "log") as server:
         yield server
 
 
@@ -44,7 +44,18 @@ def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> Non
     assert djl.post("/invocations", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}}).status_code == 200
 
 
+def test_management_is_not_on_a_port(djl: Server) -> None:
+    assert httpx.get(f"{djl.url}/models").status_code == 404
+    assert httpx.get(f"{djl.url}/console").status_code == 404
+    java = next(pid for pid in servers.children(djl.process.pid) if Path(f"/proc/{pid}/comm").read_text() == "java\n")
+    listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=True).stdout
+    own = [line for line in listening.splitlines() if f"pid={java}," in line]
+    assert len(own) == 1
+    assert djl.url.rsplit(":", 1)[-1] in own[0]
+
+
 def test_sigterm_lets_a_running_request_finish(djl: Server) -> None:
+    """The last test on this server, which it ends."""
     replies: list[httpx.Response] = []
     request = threading.Thread(target=lambda: replies.append(djl.post("/invocations", LONG)))
     request.start()
@@ -55,13 +66,3 @@ def test_sigterm_lets_a_running_request_finish(djl: Server) -> None:
     request.join()
     assert replies[0].json()["usage"]["completion_tokens"] == 60
     assert djl.process.wait(40) == 0
-
-
-def test_management_is_not_on_a_port(djl: Server) -> None:
-    assert httpx.get(f"{djl.url}/models").status_code == 404
-    assert httpx.get(f"{djl.url}/console").status_code == 404
-    java = next(pid for pid in servers.children(djl.process.pid) if Path(f"/proc/{pid}/comm").read_text() == "java\n")
-    listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=True).stdout
-    own = [line for line in listening.splitlines() if f"pid={java}," in line]
-    assert len(own) == 1
-    assert djl.url.rsplit(":", 1)[-1] in own[0]

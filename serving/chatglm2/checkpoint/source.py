@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from chatglm2.checkpoint.embedded import embedded_model
+from chatglm2.checkpoint.original import is_original
 from chatglm2.errors import SetupError
 
 
@@ -24,13 +25,12 @@ def resolve(model: str, revision: str | None, cache: Path) -> Path:
 
 def _native(folder: Path, cache: Path) -> Path:
     """`folder` itself, or for original ChatGLM2 files what they are converted to, under `cache`."""
-    from chatglm2.checkpoint.convert import convert  # noqa: PLC0415 - imports torch
-    from chatglm2.checkpoint.original import is_original  # noqa: PLC0415
-
     if not (folder / "config.json").is_file():
         raise SetupError(f"{folder} holds no config.json, so it is no model folder; name the folder of a checkpoint")
     if not is_original(folder):
         return folder
+    from chatglm2.checkpoint.convert import convert  # noqa: PLC0415 - imports torch
+
     path = str(folder.resolve())
     converted = cache / f"{folder.name}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
     convert(folder, converted)

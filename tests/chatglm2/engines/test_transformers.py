@@ -69,7 +69,7 @@ async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampli
 
 
 def reference(prompt: list[int], seed: int | None = None, **generation: Any) -> list[int]:
-    """What plain `generate` gives. It draws from torch's global seed, as an engine does at its start: so ask it after."""
+    """What plain `generate` gives. It draws from torch's global seed, as an engine does at its start: ask it after."""
     model, ids = tiny_model(), torch.tensor([prompt])
     config = GenerationConfig(eos_token_id=END, pad_token_id=0, **generation)
     if seed is not None:
