@@ -5,6 +5,7 @@ Every failure becomes an output: what escapes from here leaves DJL's client wait
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncGenerator
 
@@ -42,18 +43,20 @@ async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
 
 
 async def start() -> None:
-    """Load the model. DJL Serving sends nothing else until this returns, and ends with a stack trace if it fails: so
-    the reason is printed first."""
+    """Load the model. DJL Serving sends nothing else until this returns, and would wait for an hour after a failure: so
+    the worker ends itself, which whoever started the server sees."""
     global service, control  # noqa: PLW0603 - DJL calls module functions
     configure()
     settings = Settings()
+    loaded = asyncio.get_running_loop().create_future()
+    if settings.control_socket is not None:
+        control = await serve_control(loaded, settings.control_socket)
     try:
         service = await asyncio.to_thread(load, settings)
-    except SetupError as error:
-        print(f"chatglm2: {error}", file=sys.stderr, flush=True)
-        raise
-    if settings.control_socket is not None:
-        control = await serve_control(service, settings.control_socket)
+    except Exception as error:
+        print(f"chatglm2: {error if isinstance(error, SetupError) else repr(error)}", file=sys.stderr, flush=True)
+        os._exit(1)
+    loaded.set_result(service)
 
 
 def _call(inputs: Input) -> Call:

@@ -1,7 +1,8 @@
 """A Unix socket between the worker that answers requests and whoever started DJL Serving around it.
 
 The starter holds a connection open: that it breaks tells at once that the worker is gone, which DJL's own `/ping` does
-not. And DJL drops requests in flight when it is stopped, so the starter first asks the worker to finish them.
+not, and during loading DJL does not notice at all. And DJL drops requests in flight when it is stopped, so the starter
+first asks the worker to finish them.
 """
 
 import asyncio
@@ -9,15 +10,19 @@ from pathlib import Path
 
 from chatglm2.service import ChatService
 
+READY = b"ready\n"
 DRAIN = b"drain\n"
 
 
-async def serve_control(service: ChatService, path: Path) -> asyncio.Server:
-    """Listen on `path`. A line `drain` makes the service refuse new requests; it is answered when all have ended."""
+async def serve_control(service: "asyncio.Future[ChatService]", path: Path) -> asyncio.Server:
+    """Listen on `path`. Says `ready` once there is a service; then a line `drain` makes it refuse new requests, and is
+    answered when all have ended."""
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loaded = await asyncio.shield(service)
+        writer.write(READY)
         if await reader.readline() == DRAIN:
-            await service.drain()
+            await loaded.drain()
             writer.write(DRAIN)
         writer.close()
 
@@ -29,23 +34,25 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seen = False
-        """Whether it has ever been ready to answer."""
+        self.was_ready = False
+        """Whether it has ever been able to answer."""
 
     async def gone(self) -> None:
-        """Returns when a worker that was ready is no more."""
-        while not self.seen:
+        """Returns when a worker that had started is no more."""
+        while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path)
+                break
             except OSError:
-                await asyncio.sleep(0.2)
-            else:
-                self.seen = True
+                await asyncio.sleep(0.1)
+        self.was_ready = await reader.readline() == READY
         await reader.read()
         writer.close()
 
     async def drain(self, seconds: float) -> bool:
         """Ask it to finish; whether it has within that time. A worker that is not there has nothing to finish."""
+        if not self.was_ready:
+            return True
         try:
             async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_unix_connection(self._path)

@@ -98,7 +98,7 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
             if not finished:
                 print(f"chatglm2: requests still running after {DRAIN_SECONDS} s were dropped", file=sys.stderr)
             return 0 if finished else 1
-        return None if worker.seen else server.returncode or 1
+        return None if worker.was_ready else 1
 
 
 async def _end(server: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +43,16 @@ def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> Non
         assert time.monotonic() < deadline, "ping says healthy without a worker"
     djl.wait_healthy()
     assert djl.post("/invocations", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}}).status_code == 200
+
+
+def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Path) -> None:
+    """A folder that looks like a model until its weights are read, in the worker."""
+    require_djl()
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "cannot be loaded as a native checkpoint" in done.stdout
 
 
 def test_management_is_not_on_a_port(djl: Server) -> None:
