@@ -50,7 +50,7 @@ async def _read(request: Request, most: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise TooLarge(f"the body is over {most} bytes; send less history or a shorter question")
+            raise TooLarge(most)
     return bytes(body)
 
 

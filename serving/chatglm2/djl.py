@@ -5,7 +5,6 @@ requests in flight finish before Java hears of it.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx
 from rich.progress import Progress
 
+from chatglm2.checkpoint.manifest import sha256
 from chatglm2.control import Worker
 from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
@@ -155,7 +155,7 @@ def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, s
 
 def _unpacked(archive: Path, cache: Path) -> Path:
     """Folder with the content of `archive`, kept in the cache under its checksum."""
-    folder = cache / f"djl-serving-{_sha256(archive)[:16]}"
+    folder = cache / f"djl-serving-{sha256(archive)[:16]}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".djl-serving-", dir=cache))
@@ -176,7 +176,7 @@ def _unpacked(archive: Path, cache: Path) -> Path:
 
 def _fetched(cache: Path) -> Path:
     archive = cache / RELEASE.rsplit("/", 1)[-1]
-    if archive.is_file() and _sha256(archive) == RELEASE_SHA256:
+    if archive.is_file() and sha256(archive) == RELEASE_SHA256:
         return archive
     print(f"fetching {RELEASE}", flush=True)
     cache.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _fetched(cache: Path) -> Path:
         raise SetupError(
             f"DJL Serving could not be fetched ({error}); fetch {RELEASE} yourself and set DJL_SERVING_HOME to it"
         ) from None
-    if (found := _sha256(partial)) != RELEASE_SHA256:
+    if (found := sha256(partial)) != RELEASE_SHA256:
         partial.unlink()
         raise SetupError(f"{RELEASE} has checksum {found}, expected {RELEASE_SHA256}; it was not kept")
     partial.rename(archive)
@@ -203,8 +203,3 @@ def _save(response: httpx.Response, file: Path) -> None:
         for chunk in response.iter_bytes():
             out.write(chunk)
             bar.advance(task, len(chunk))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -37,9 +37,12 @@ class NotFound(ChatError):  # noqa: N818
 
 
 class TooLarge(ChatError):  # noqa: N818
-    """The body is over the limit."""
+    """The body is over the limit of that many bytes."""
 
     status = 413
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body is over {most} bytes; send less history or a shorter question")
 
 
 class Busy(ChatError):  # noqa: N818

@@ -113,9 +113,7 @@ class ChatService:
         if key is not None and not hmac.compare_digest(given, key.get_secret_value().encode()):
             raise Unauthorized("Authorization: missing or wrong; send 'Authorization: Bearer <API key>'")
         if len(call.body) > self._settings.max_body_bytes:
-            raise TooLarge(
-                f"the body is over {self._settings.max_body_bytes} bytes; send less history or a shorter question"
-            )
+            raise TooLarge(self._settings.max_body_bytes)
         kind = (call.content_type or "application/json").split(";")[0].strip().lower()
         if not kind.endswith(("/json", "+json")):
             raise BadRequest(f"Content-Type: got {kind[:60]!r}; send application/json")

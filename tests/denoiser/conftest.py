@@ -1,6 +1,5 @@
-import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -12,8 +11,7 @@ from denoiser.checkpoint import load
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.settings import BUNDLED_CHECKPOINT
-from tests.denoiser.servers import start, wait_until_healthy
-from tests.servers import free_port
+from tests.servers import free_port, running
 
 settings.register_profile("denoiser", deadline=None, max_examples=50)
 settings.load_profile("denoiser")
@@ -21,29 +19,14 @@ settings.load_profile("denoiser")
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-@dataclass(frozen=True)
-class Running:
-    """The real service in a process of its own."""
-
-    client: httpx.Client
-    process: subprocess.Popen[str]
-
-
 @pytest.fixture(scope="session")
-def service() -> Iterator[Running]:
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    process = start("serve", "--port", str(port), QUEUE_SIZE="64", MAX_BODY_BYTES="2000000", MAX_ROWS="200")
-    wait_until_healthy(address, process)
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield Running(client, process)
-    process.terminate()
-    process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="session")
-def client(service: Running) -> httpx.Client:
-    return service.client
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of the real service, which runs in a process of its own."""
+    port, log = free_port(), tmp_path_factory.mktemp("denoiser") / "log"
+    env = {"QUEUE_SIZE": "64", "MAX_BODY_BYTES": "2000000", "MAX_ROWS": "200"}
+    command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
+    with running(command, log, port, env) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -1,41 +1,14 @@
-"""Real servers for the tests: the denoiser's own command in a process, and apps in a thread."""
+"""A real server in a thread, for apps made of parts that a test chooses."""
 
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
-import httpx
 import uvicorn
 from fastapi import FastAPI
 
 from tests.servers import free_port
-
-PATIENCE = 120
-
-
-def wait_until_healthy(address: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{address}/ping").status_code == 200:
-                return
-        time.sleep(0.2)
-    process.kill()
-    raise RuntimeError(f"the denoiser did not become healthy: {process.communicate()[1]}")
-
-
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "denoiser", *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @contextlib.contextmanager

@@ -1,20 +1,21 @@
 """The command line as a user types it."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.denoiser.servers import start, wait_until_healthy
-from tests.servers import free_port
+from tests.servers import free_port, running
 
 
 def outcome(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = start(*arguments, **environment)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    command, env = [sys.executable, "-m", "denoiser", *arguments], os.environ | environment
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_help_names_the_commands() -> None:
@@ -61,14 +62,14 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     assert code == 0, err
     assert "training: 20 of 20 steps, loss" in err
     port = free_port()
-    process = start("serve", PORT=str(port), MODEL_PATH=str(model), API_KEY="key")
-    wait_until_healthy(f"http://127.0.0.1:{port}", process)
-    body = {"texts": ["A sentence nobody must find in a log."]}
-    reply = httpx.post(f"http://127.0.0.1:{port}/denoise/text", json=body, headers={"Authorization": "Bearer key"})
-    assert reply.json()["shape"] == [1, 384]
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 0
+    env = {"PORT": str(port), "MODEL_PATH": str(model), "API_KEY": "key"}
+    with running([sys.executable, "-m", "denoiser", "serve"], tmp_path / "log", port, env) as server:
+        body = {"texts": ["A sentence nobody must find in a log."]}
+        reply = server.post("/denoise/text", body, headers={"Authorization": "Bearer key"})
+        assert reply.json()["shape"] == [1, 384]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+        log = server.log.read_text()
     assert '"route": "/denoise/text"' in log
     assert reply.headers["x-request-id"] in log
     assert "nobody must find" not in log

@@ -15,7 +15,7 @@ def manifest(folder: Path, sources: list[Path]) -> dict[str, Any]:
     """What to record in a finished `folder` that was made from the files `sources`."""
     return {
         "version": VERSION,
-        "source": {path.name: _facts(path) | {"sha256": _sha256(path)} for path in sources},
+        "source": {path.name: _facts(path) | {"sha256": sha256(path)} for path in sources},
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
 
@@ -47,9 +47,10 @@ def _same(path: Path, recorded: dict[str, Any]) -> bool:
     facts = _facts(path)
     if facts.items() <= recorded.items():
         return True
-    return bool(facts["size"] == recorded["size"] and _sha256(path) == recorded["sha256"])
+    return bool(facts["size"] == recorded["size"] and sha256(path) == recorded["sha256"])
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Checksum of a file of any size, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
