@@ -27,8 +27,11 @@ RELEASE = "https://publish.djl.ai/djl-serving/serving-0.36.0.tar"
 RELEASE_SHA256 = "f91e90522f38a8c86172c34620d88202e7222233804a240f05d10c51b72085c0"
 """Of the archive at `RELEASE`, from the Homebrew formula djl-serving."""
 
-DRAIN_SECONDS = 25
+DRAIN_SECONDS = 24
 """SageMaker and Docker kill 30 seconds after SIGTERM."""
+
+FLUSH_SECONDS = 1
+"""For Java to write what the worker has just finished; it drops that too when it is stopped."""
 
 MODEL_FOLDER = Path(__file__).parents[1]
 
@@ -92,6 +95,8 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
         stop = asyncio.create_task(told.wait())
         await asyncio.wait((ended, gone, stop), return_when=asyncio.FIRST_COMPLETED)
         finished = not stop.done() or await worker.drain(DRAIN_SECONDS)
+        if stop.done() and worker.was_ready:
+            await asyncio.sleep(FLUSH_SECONDS)
         await _end(server, ended)
         gone.cancel()
         if not stop.cancel():
