@@ -31,9 +31,9 @@ $(VENV)/services: $(VENV)/python $(REQUIREMENTS) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/services requirements/dev.txt
+$(VENV)/dev: $(VENV)/services requirements/deploy.txt requirements/dev.txt
 	@echo "installing the test tools into $(VENV)"
-	@$(PIP_INSTALL) -r requirements/dev.txt
+	@$(PIP_INSTALL) -r requirements/deploy.txt -r requirements/dev.txt
 	@touch $@
 
 install: $(VENV)/services ## make the virtual environment
@@ -66,6 +66,7 @@ requirements: ## pin requirements/*.in again (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv is missing; install it with: pip install uv" >&2; exit 1; }
 	$(UV_COMPILE) requirements/services.in -o requirements/services.txt
 	$(UV_COMPILE) --no-deps requirements/embedded.in -o requirements/embedded.txt
+	$(UV_COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(UV_COMPILE) requirements/dev.in -o requirements/dev.txt
 
 clean: ## remove the virtual environment and caches of the tools
