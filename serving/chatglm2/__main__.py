@@ -55,7 +55,8 @@ def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype 
     _bind(settings.host, settings.port).close()
     release = find_release(settings.djl_serving_home, settings.cache_dir)
     folder = resolve(settings.model, settings.revision, settings.cache_dir)
-    raise typer.Exit(asyncio.run(run(release, settings.model_copy(update={"model": str(folder)}))))
+    found = {"model": str(folder), "served_model_name": settings.served_name}
+    raise typer.Exit(asyncio.run(run(release, settings.model_copy(update=found))))
 
 
 @cli.command()

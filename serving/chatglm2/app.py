@@ -35,6 +35,7 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
 
     @app.post("/invocations")
     @app.post("/predictions/chatglm2")
+    @app.post("/v1/chat/completions")
     async def invoke(request: Request) -> Response:
         body = await _read(request, settings.max_body_bytes)
         call = Call(body, request.headers.get("content-type"), request.headers.get("authorization"))
@@ -87,5 +88,8 @@ async def _error(_: Request, error: Exception) -> Response:
 
 async def _unknown_route(request: Request, _: Exception) -> Response:
     return await _error(
-        request, NotFound("no such route; there are GET /ping and POST /invocations, /predictions/chatglm2")
+        request,
+        NotFound(
+            "no such route; there are GET /ping and POST /invocations, /predictions/chatglm2, /v1/chat/completions"
+        ),
     )

@@ -7,7 +7,7 @@ work per token does not grow with the answer.
 import codecs
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SPACE = "▁"  # what SentencePiece writes for a space inside a piece
 BYTE_MARK = "\ufdd2"  # begins the name of an ASCII byte in converted tokenizers where the character is a piece as well
+PRIVATE_MARK = re.compile("^\ufdd0 ")  # begins the name of a special token in converted tokenizers
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -28,17 +29,41 @@ class Detokenizer(Protocol):
         """The rest, with U+FFFD for bytes that never became a character."""
 
 
-def detokenizer_factory(tokenizer: "PreTrainedTokenizerBase") -> Callable[[], Detokenizer]:
-    """A maker of detokenizers for this tokenizer, chosen by its own decoder; tables are built once, here."""
+class TokenTexts:
+    """What the tokens of one tokenizer say: one by one, and joined to answers. Tables are built once, here."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._tokenizer = tokenizer
+        self._pieces, self._errors = _pieces(tokenizer)
+
+    def detokenizer(self) -> Detokenizer:
+        """For a new answer."""
+        if self._pieces is None:
+            return TokenizerDetokenizer(self._tokenizer)
+        return PieceDetokenizer(self._pieces, self._errors)
+
+    def piece(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of a token by itself, perhaps part of a character; a special token's are its name."""
+        piece = (self._pieces or {}).get(token_id)
+        if isinstance(piece, bytes):
+            return piece
+        if piece is not None:
+            return piece.replace(SPACE, " ").encode()
+        text = str(self._tokenizer.decode([token_id])) if token_id < len(self._tokenizer) else ""
+        return PRIVATE_MARK.sub("", text).encode()
+
+
+def _pieces(tokenizer: "PreTrainedTokenizerBase") -> tuple[Mapping[int, bytes | str] | None, str]:
+    """Table and error handler for PieceDetokenizer, by the tokenizer's own decoder; None where it has no such table."""
     spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     if _is_sentencepiece(spec):
-        sentencepiece = {i: _sentencepiece_piece(piece) for i, piece in _visible_pieces(tokenizer, spec).items()}
-        return lambda: PieceDetokenizer(sentencepiece, errors=ONE_PER_BYTE)
+        return {i: _sentencepiece_piece(piece) for i, piece in _visible_pieces(tokenizer, spec).items()}, ONE_PER_BYTE
     if (spec.get("decoder") or {}).get("type") == "ByteLevel":
         alphabet = _byte_alphabet()
-        raw = {i: _byte_level_piece(piece, alphabet) for i, piece in _visible_pieces(tokenizer, spec).items()}
-        return lambda: PieceDetokenizer(raw, errors="replace")
-    return lambda: TokenizerDetokenizer(tokenizer)
+        return {
+            i: _byte_level_piece(piece, alphabet) for i, piece in _visible_pieces(tokenizer, spec).items()
+        }, "replace"
+    return None, "replace"
 
 
 class PieceDetokenizer:

@@ -6,12 +6,14 @@ A converted ChatGLM2 carries the original's rounds as its template, so this is t
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Role = Literal["system", "user", "assistant"]
+
 
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

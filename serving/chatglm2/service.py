@@ -8,19 +8,19 @@ import contextlib
 import hmac
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
 
 import structlog
 
-from chatglm2 import replies
 from chatglm2.answer import Answer
-from chatglm2.detokenizer import Detokenizer
-from chatglm2.engines.base import Engine, Finish, Step
-from chatglm2.errors import BadRequest, Busy, ChatError, DeadlinePassed, TooLarge, Unauthorized, Unavailable
+from chatglm2.contracts import parse
+from chatglm2.contracts.base import Change, ChatRequest, Result, ScoredToken
+from chatglm2.contracts.body import shown
+from chatglm2.detokenizer import TokenTexts
+from chatglm2.engines.base import Engine, Finish, Logprobs, Sampling, Step
+from chatglm2.errors import BadRequest, Busy, ChatError, DeadlinePassed, NotFound, TooLarge, Unauthorized, Unavailable
 from chatglm2.prompt import Prompter
-from chatglm2.replies import Result
-from chatglm2.requests import ChatRequest, parse
 from chatglm2.settings import Settings
 
 log = structlog.get_logger()
@@ -43,24 +43,13 @@ class Reply:
     body: str | AsyncGenerator[str, None]
 
 
-@dataclass(frozen=True)
-class Change:
-    """A visible change of an answer; the last one has the result."""
-
-    delta: str
-    text: str
-    result: Result | None = None
-
-
 class ChatService:
     """Answers requests with one engine, and counts them."""
 
-    def __init__(
-        self, engine: Engine, prompter: Prompter, detokenizers: Callable[[], Detokenizer], settings: Settings
-    ) -> None:
+    def __init__(self, engine: Engine, prompter: Prompter, tokens: TokenTexts, settings: Settings) -> None:
         self._engine = engine
         self._prompter = prompter
-        self._detokenizers = detokenizers
+        self._tokens = tokens
         self._settings = settings
         self._in_flight = 0
         self._draining = False
@@ -97,15 +86,15 @@ class ChatService:
 
     async def _reply(self, call: Call, request_id: str) -> Reply:
         self._check(call)
-        request = parse(call.body)
-        if not request.question.strip() and not self._prompter.takes_empty_question:
-            raise BadRequest("inputs: the question is empty; send some text")
-        changes = self._answer(request)
-        if request.parameters.stream:
-            return Reply("application/x-ndjson", self._stream(request, await anext(changes), changes, request_id))
+        request = parse(call.body, request_id)
+        self._check_request(request)
+        changes = self._answers(request)
+        if request.stream:
+            stream = self._stream(request, await anext(changes), changes, request_id)
+            return Reply(request.replies.stream_type, stream)
         async with contextlib.aclosing(changes):
-            result = [change.result async for change in changes][-1]
-            return Reply("application/json", replies.whole(request, _present(result)))
+            results = _results([change async for change in changes])
+        return Reply("application/json", request.replies.whole(results))
 
     def _check(self, call: Call) -> None:
         key = self._settings.api_key
@@ -118,15 +107,28 @@ class ChatService:
         if not kind.endswith(("/json", "+json")):
             raise BadRequest(f"Content-Type: got {kind[:60]!r}; send application/json")
 
+    def _check_request(self, request: ChatRequest) -> None:
+        if request.model is not None and request.model.lower() not in self._settings.model_names:
+            known = ", ".join(self._settings.model_names)
+            raise NotFound(f"model: {shown(request.model)} is not served here; ask for one of {known}")
+        if not request.question.strip() and not self._prompter.takes_empty_question:
+            raise BadRequest(f"{request.budget.prompt_field}: the question is empty; send some text")
+
     async def _stream(
         self, request: ChatRequest, first: Change, changes: AsyncGenerator[Change, None], request_id: str
     ) -> AsyncGenerator[str, None]:
-        """Lines of a stream. What fails after the first line is said in the last."""
+        """Parts of a stream. What fails after the first is said in the last."""
+        replies, seen = request.replies, [first]
         async with contextlib.aclosing(changes):
             try:
-                yield _line(request, first)
+                yield replies.begin() + replies.change(first)
                 async for change in changes:
-                    yield _line(request, change)
+                    if change.result is not None:
+                        seen.append(change)
+                    if part := replies.change(change):
+                        yield part
+                if part := replies.end(_results(seen)):
+                    yield part
             except ChatError as error:
                 log.info("stream ended early", request_id=request_id, status=error.status)
                 yield replies.failure(error.body())
@@ -134,38 +136,59 @@ class ChatService:
                 log.exception("failed", request_id=request_id)
                 yield replies.failure(_internal(request_id).body())
 
-    async def _answer(self, request: ChatRequest) -> AsyncGenerator[Change, None]:
+    async def _answers(self, request: ChatRequest) -> AsyncGenerator[Change, None]:
+        """The changes of all answers to one request, as they come."""
         deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
-        with self._place():
+        with self._places(request.choices):
             prompt = await asyncio.to_thread(self._prompter.encode, request.messages)
             sampling = request.sampling(len(prompt), self._engine.limits, self._settings.max_new_tokens)
-            answer = Answer(self._detokenizers(), tuple(request.parameters.stop))
-            tokens, finish = 0, None
-            async with contextlib.aclosing(_until(deadline, self._engine.generate(prompt, sampling))) as steps:
-                async for step in steps:
-                    tokens, finish = tokens + 1, step.finish
-                    if delta := answer.push(step.token):
-                        yield Change(delta, answer.text)
-                    if answer.stopped:
-                        break
-            delta = answer.finish()
-            ended: Finish = "stop" if answer.stopped else finish or "length"
-            yield Change(delta, answer.text, Result(answer.text, ended, len(prompt), tokens))
+            answers = [
+                self._answer(number, prompt, _for_choice(sampling, number), request.stop, deadline)
+                for number in range(request.choices)
+            ]
+            changes = answers[0] if len(answers) == 1 else merged(answers)
+            async with contextlib.aclosing(changes):
+                async for change in changes:
+                    yield change
+
+    async def _answer(
+        self, number: int, prompt: list[int], sampling: Sampling, stop: tuple[str, ...], deadline: float
+    ) -> AsyncGenerator[Change, None]:
+        answer = Answer(self._tokens.detokenizer(), stop)
+        tokens, finish, scored, told = 0, None, list[ScoredToken](), 0
+        async with contextlib.aclosing(_until(deadline, self._engine.generate(prompt, sampling))) as steps:
+            async for step in steps:
+                tokens, finish = tokens + 1, step.finish
+                if step.logprobs is not None and step.finish != "stop":
+                    scored.append(self._scored(step.token, step.logprobs))
+                if delta := answer.push(step.token):
+                    yield Change(number, delta, answer.text, tuple(scored[told:]))
+                    told = len(scored)
+                if answer.stopped:
+                    break
+        delta = answer.finish()
+        ended: Finish = "stop" if answer.stopped else finish or "length"
+        result = Result(answer.text, ended, len(prompt), tokens, tuple(scored))
+        yield Change(number, delta, answer.text, tuple(scored[told:]), result)
+
+    def _scored(self, token: int, logprobs: Logprobs) -> ScoredToken:
+        top = tuple((self._tokens.piece(other), logprob) for other, logprob in logprobs.top)
+        return ScoredToken(self._tokens.piece(token), logprobs.token, top)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among the requests in flight. Raises Unavailable or Busy."""
+    def _places(self, number: int) -> Iterator[None]:
+        """Places among the answers in flight. Raises Unavailable or Busy."""
         if self._draining:
             raise Unavailable("the service is shutting down; send the request again to another instance")
         places = self._settings.max_running + self._settings.max_waiting
-        if self._in_flight >= places:
+        if self._in_flight + number > places:
             raise Busy(f"all {places} places are taken; try again in a few seconds", retry_after=5)
-        self._in_flight += 1
+        self._in_flight += number
         self._idle.clear()
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self._in_flight -= number
             if not self._in_flight:
                 self._idle.set()
 
@@ -184,15 +207,35 @@ async def _until(deadline: float, steps: AsyncGenerator[Step, None]) -> AsyncGen
             yield step
 
 
-def _line(request: ChatRequest, change: Change) -> str:
-    if change.result is None:
-        return replies.change(change.text, change.delta)
-    return replies.last(request, change.result, change.delta)
+async def merged(streams: list[AsyncGenerator[Change, None]]) -> AsyncGenerator[Change, None]:
+    """The changes of several answers in the order in which they come."""
+    waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                stream = waiting.pop(task)
+                with contextlib.suppress(StopAsyncIteration):
+                    change = task.result()
+                    waiting[asyncio.ensure_future(anext(stream))] = stream
+                    yield change
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
 
 
-def _present(result: Result | None) -> Result:
-    assert result is not None, "an answer ends with its result"  # noqa: S101
-    return result
+def _for_choice(sampling: Sampling, number: int) -> Sampling:
+    """Each of several answers draws with a seed of its own; the first with the one given."""
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + number) % 2**63)
+
+
+def _results(changes: list[Change]) -> list[Result]:
+    """By number of the answer."""
+    last = {change.choice: change.result for change in changes if change.result is not None}
+    return [last[choice] for choice in sorted(last)]
 
 
 def _internal(request_id: str) -> ChatError:

@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     """A folder or a hub id; empty means the embedded SmolLM2."""
     revision: str | None = Field(None, validation_alias=AliasChoices("HF_REVISION", "CHAT_REVISION"))
     """Commit, tag or branch of a hub id."""
+    served_model_name: str = ""
+    """What OpenAI clients may call the model, beside `chatglm2`; empty means the name in `model`."""
     dtype: Dtype = "auto"
     """`auto` is float16 on CUDA and float32 on a CPU."""
     cache_dir: Path = Path.home() / ".cache" / "djl-container"
@@ -51,3 +53,15 @@ class Settings(BaseSettings):
     """Tokens that the key-value cache holds, all requests together; also bounds prompt and answer of one."""
     batch_tokens: int = Field(1024, ge=16)
     """Tokens that one forward pass takes, prompts and answers together."""
+
+    @property
+    def served_name(self) -> str:
+        """The model's own name."""
+        return self.served_model_name or self.model or "smollm2-135m-instruct"
+
+    @property
+    def model_names(self) -> list[str]:
+        """All that OpenAI clients may call the model, in small letters."""
+        name = self.served_name.lower().rstrip("/")
+        names = ["chatglm2", "chatglm2-6b", name.rsplit("/", 1)[-1]]
+        return list(dict.fromkeys(names if name.startswith(("/", ".", "~")) else [*names, name]))

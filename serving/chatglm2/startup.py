@@ -21,7 +21,7 @@ def load(settings: Settings) -> ChatService:
     import torch  # noqa: PLC0415 - seconds to import; a refusal, or `--help`, must not wait for it
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    from chatglm2.detokenizer import detokenizer_factory  # noqa: PLC0415
+    from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415
     from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
     from chatglm2.prompt import Prompter  # noqa: PLC0415
 
@@ -42,4 +42,4 @@ def load(settings: Settings) -> ChatService:
         reason = " ".join(str(error).split())[:300]
         raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
     log.info("model loaded", model=settings.model or "embedded", device=device, dtype=str(dtype).removeprefix("torch."))
-    return ChatService(engine, Prompter(tokenizer), detokenizer_factory(tokenizer), settings)
+    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatglm2.checkpoint.tokenizer import write_tokenizer
-from chatglm2.detokenizer import Detokenizer, TokenizerDetokenizer, detokenizer_factory
+from chatglm2.detokenizer import Detokenizer, TokenizerDetokenizer, TokenTexts
 from tests.chatglm2.checkpoint.tiny import train_sentencepiece
 
 SEQUENCES = 5_000
@@ -52,7 +52,7 @@ def test_equals_sentencepiece_on_any_ids(chatglm2: Any, reference: Any) -> None:
     processor, _ = reference
     size, special = len(processor), {0, 1, 2}
     space, mark = processor.piece_to_id("▁"), [3 + byte for byte in "▁".encode()]
-    make = detokenizer_factory(chatglm2)
+    make = TokenTexts(chatglm2).detokenizer
 
     def choose(pick: random.Random) -> int:
         return int(pick.choice([pick.randrange(size + 50), pick.randrange(3, 259), pick.choice([space, 0x23, *mark])]))
@@ -64,14 +64,14 @@ def test_equals_sentencepiece_on_any_ids(chatglm2: Any, reference: Any) -> None:
 
 
 def test_equals_the_converted_tokenizer_on_whole_characters(chatglm2: Any) -> None:
-    make = detokenizer_factory(chatglm2)
+    make = TokenTexts(chatglm2).detokenizer
     for text in ("", " hello  world", "你好🙂\n\t", "é 𠮷 \ufdd1▁ \ufdd2a", "\x00\x7f"):
         ids = chatglm2(text)["input_ids"] + [2]
         assert "".join(pieces(make(), ids)) == chatglm2.decode(ids, skip_special_tokens=True)
 
 
 def test_byte_level_equals_its_tokenizer_on_any_ids(smollm2: Any) -> None:
-    make = detokenizer_factory(smollm2)
+    make = TokenTexts(smollm2).detokenizer
     size = len(smollm2)
     for seed in range(SEQUENCES):
         ids = random_ids(lambda pick: pick.choice([pick.randrange(size + 9), pick.randrange(300)]), seed)
@@ -90,7 +90,7 @@ def test_a_tokenizer_of_words_is_decoded_by_itself() -> None:
     words = Tokenizer(models.WordPiece({"[UNK]": 0, "he": 1, "##llo": 2, "world": 3}, unk_token="[UNK]"))
     words.pre_tokenizer, words.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(cleanup=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    detokenizer = detokenizer_factory(tokenizer)()
+    detokenizer = TokenTexts(tokenizer).detokenizer()
     assert isinstance(detokenizer, TokenizerDetokenizer)
     assert pieces(detokenizer, [1, 2, 3, 1]) == ["he", "llo", " world", " he", ""]
 
@@ -100,7 +100,7 @@ def test_no_piece_ends_inside_a_character(name: str, request: pytest.FixtureRequ
     tokenizer = request.getfixturevalue(name)
     text = "a👩\u200d👩\u200d👧é𠮷野家"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    parts = pieces(detokenizer_factory(tokenizer)(), ids)
+    parts = pieces(TokenTexts(tokenizer).detokenizer(), ids)
     assert "".join(parts) == text
     assert not any("\ufffd" in part for part in parts)
     assert "" in parts  # some tokens are only the beginning of a character
@@ -109,7 +109,7 @@ def test_no_piece_ends_inside_a_character(name: str, request: pytest.FixtureRequ
 @pytest.mark.parametrize("name", ["chatglm2", "smollm2"])
 def test_a_cut_character_is_flushed_as_replacement(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
-    detokenizer = detokenizer_factory(tokenizer)()
+    detokenizer = TokenTexts(tokenizer).detokenizer()
     ids = tokenizer("hello 𠮷", add_special_tokens=False)["input_ids"]
     assert "".join(map(detokenizer.push, ids[:-1])).strip() == "hello"
     assert set(detokenizer.finish()) == {"\ufffd"}

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatglm2.contracts import parse
+from chatglm2.contracts.seed import Parameters
 from chatglm2.engines.base import Limits, Sampling
 from chatglm2.errors import BadRequest
 from chatglm2.prompt import Message
-from chatglm2.requests import Parameters, parse
 
 LIMITS = Limits(context=8192, vocabulary=1000)
 JSON = st.recursive(
@@ -25,13 +26,13 @@ def body(**fields: Any) -> bytes:
 
 
 def sampling(prompt_tokens: int = 10, most: int = 4096, **parameters: Any) -> Sampling:
-    return parse(body(parameters=parameters)).sampling(prompt_tokens, LIMITS, most)
+    return parse(body(parameters=parameters), "id").sampling(prompt_tokens, LIMITS, most)
 
 
 def check_refusal(content: bytes) -> None:
     refusal = ""
     try:
-        parse(content).sampling(10, LIMITS, 4096)
+        parse(content, "id").sampling(10, LIMITS, 4096)
     except BadRequest as error:
         refusal = str(error)
     assert "\n" not in refusal
@@ -54,7 +55,7 @@ def test_any_parameters_are_taken_or_refused_in_one_line(parameters: dict[str, A
 
 
 def test_history_becomes_messages() -> None:
-    request = parse(body(history=[["q1", "a1"], ["q2", "a2"]]))
+    request = parse(body(history=[["q1", "a1"], ["q2", "a2"]]), "id")
     turns = [("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"), ("user", "a")]
     assert request.messages == [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
 
@@ -103,5 +104,5 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
 
 def test_refusals_never_repeat_the_prompt() -> None:
     with pytest.raises(BadRequest) as refusal:
-        parse(json.dumps({"inputs": "a", "history": [["secret question", 3]]}).encode())
+        parse(json.dumps({"inputs": "a", "history": [["secret question", 3]]}).encode(), "id")
     assert "secret" not in str(refusal.value)

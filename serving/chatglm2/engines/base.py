@@ -21,10 +21,26 @@ class Sampling:
     """0 keeps all tokens."""
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that the answer has; as in OpenAI's API reference."""
+    frequency_penalty: float = 0.0
+    """The same, times how often the answer has it."""
+    logprobs: int | None = None
+    """How many of the most probable tokens to report with each new one; None reports no log-probabilities."""
     seed: int | None = None
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Natural logarithms of probabilities, by the model itself: before penalties, temperature and the rest."""
+
+    token: float
+    """Of the new token."""
+    top: tuple[tuple[int, float], ...]
+    """The most probable tokens with theirs, best first."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class Step:
 
     token: int
     finish: Finish | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)

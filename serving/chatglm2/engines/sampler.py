@@ -4,12 +4,13 @@ Transformers' continuous batching applies one set of warpers to a whole batch; t
 and runs transformers' own processors row by row, in float32, so an answer equals that of plain `generate`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.logits_process import (
+    LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -17,7 +18,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from chatglm2.engines.base import Sampling
+from chatglm2.engines.base import Logprobs, Sampling
 
 NON_FINITE = "the model gave logits that are not finite"
 
@@ -44,6 +45,18 @@ class TopPOfKept(TopPLogitsWarper):  # type: ignore[misc]
         return scores
 
 
+class PresenceFrequencyPenalty(LogitsProcessor):  # type: ignore[misc]
+    """OpenAI's penalties on tokens that the answer has already; the `prompt_tokens` before it do not count."""
+
+    def __init__(self, presence: float, frequency: float, prompt_tokens: int) -> None:
+        self._presence, self._frequency, self._prompt_tokens = presence, frequency, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of shape [1, vocabulary] less the penalties, given prompt and answer of shape [1, tokens]."""
+        counts = torch.bincount(input_ids[0, self._prompt_tokens :], minlength=scores.shape[1])
+        return scores - self._presence * (counts > 0) - self._frequency * counts
+
+
 @dataclass
 class Chooser:
     """The parameters of one request, ready to apply to a row of logits."""
@@ -51,15 +64,22 @@ class Chooser:
     processors: LogitsProcessorList
     generator: torch.Generator | None = None
     """None is greedy."""
+    logprobs: int | None = None
+    """How many of the most probable tokens to record."""
+    recorded: list[Logprobs] = field(default_factory=list)
+    """One for each token chosen, if `logprobs` is set."""
 
     @classmethod
-    def of(cls, sampling: Sampling, device: torch.device) -> "Chooser":
-        """The processors transformers itself would build for `sampling`, in its order."""
+    def of(cls, sampling: Sampling, device: torch.device, prompt_tokens: int) -> "Chooser":
+        """The processors transformers itself would build for `sampling`, in its order, after OpenAI's penalties."""
         processors = LogitsProcessorList()
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            penalty = PresenceFrequencyPenalty(sampling.presence_penalty, sampling.frequency_penalty, prompt_tokens)
+            processors.append(penalty)
         if sampling.repetition_penalty != 1.0:
             processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
         if not sampling.do_sample:
-            return cls(processors)
+            return cls(processors, logprobs=sampling.logprobs)
         if sampling.temperature != 1.0:
             processors.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_k > 0:
@@ -68,20 +88,29 @@ class Chooser:
             processors.append(TopPOfKept(sampling.top_p))
         generator = torch.Generator(device)
         generator.manual_seed(sampling.seed) if sampling.seed is not None else generator.seed()
-        return cls(processors, generator)
+        return cls(processors, generator, sampling.logprobs)
 
     @property
     def plain(self) -> bool:
         """Whether the highest logit is the answer, as the manager chooses by itself."""
-        return self.generator is None and not self.processors
+        return self.generator is None and not self.processors and self.logprobs is None
 
     def choose(self, ids: list[int], logits: torch.Tensor) -> torch.Tensor:
         """The next token after `ids` from float32 `logits` of shape [1, vocabulary]; a tensor of shape [1]."""
+        by_model = None if self.logprobs is None else logits[0].log_softmax(dim=-1)
         history = torch.tensor([ids], device=logits.device) if self.processors else None
         scores: torch.Tensor = self.processors(history, logits)
         if self.generator is None:
-            return torch.argmax(scores, dim=-1)
-        return torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[0]
+            token = torch.argmax(scores, dim=-1)
+        else:
+            token = torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[0]
+        if by_model is not None:
+            self._record(by_model, token)
+        return token
+
+    def _record(self, logprobs: torch.Tensor, token: torch.Tensor) -> None:
+        values, ids = logprobs.topk(min(self.logprobs or 0, len(logprobs)))
+        self.recorded.append(Logprobs(float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True))))
 
 
 class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,15 @@ class TransformersEngine:
             for step in await self._search(prompt, sampling):
                 yield step
             return
-        chooser, made = Chooser.of(sampling, self._model.device), list[int]()
+        chooser, made = Chooser.of(sampling, self._model.device, len(prompt)), list[int]()
         while True:
             steps = self._attempt(prompt + made, sampling.max_new_tokens - len(made), chooser)
             try:
                 async with contextlib.aclosing(steps):
                     async for step in steps:
+                        logprobs = chooser.recorded[len(made)] if chooser.recorded else None
                         made.append(step.token)
-                        yield step
+                        yield replace(step, logprobs=logprobs) if logprobs else step
                 return
             except Interrupted:
                 continue
