@@ -29,7 +29,7 @@ control: asyncio.Server | None = None
 async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
     """DJL's entry point: the first, empty call loads the model, every other one is a request."""
     if service is None:
-        return await start()
+        return await start(inputs.get_properties())
     slow_enough = asyncio.create_task(asyncio.sleep(QUICKEST_REPLY))
     try:
         reply = await service.handle(_call(inputs))
@@ -42,16 +42,18 @@ async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
     return _stream(reply.content_type, reply.body)
 
 
-async def start() -> None:
-    """Load the model. DJL Serving sends nothing else until this returns, and would wait for an hour after a failure: so
+async def start(properties: dict[str, str]) -> None:
+    """Load the model: the one of `option.model_id` in serving.properties, if it is there, else that of the environment.
+    DJL Serving sends nothing else until this returns, and would wait for an hour after a failure: so
     the worker ends itself, which whoever started the server sees."""
     global service, control  # noqa: PLW0603 - DJL calls module functions
     configure()
-    settings = Settings()
-    loaded = asyncio.get_running_loop().create_future()
-    if settings.control_socket is not None:
-        control = await serve_control(loaded, settings.control_socket)
+    given = {"model": properties.get("model_id"), "revision": properties.get("revision")}
     try:
+        settings = Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        loaded = asyncio.get_running_loop().create_future()
+        if settings.control_socket is not None:
+            control = await serve_control(loaded, settings.control_socket)
         service = await asyncio.to_thread(load, settings)
     except Exception as error:
         print(f"chatglm2: {error if isinstance(error, SetupError) else repr(error)}", file=sys.stderr, flush=True)

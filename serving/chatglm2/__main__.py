@@ -16,7 +16,10 @@ from chatglm2.settings import Settings
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Chat service: ChatGLM2 behind HTTP.")
 
 Model = Annotated[
-    str | None, typer.Option(help="Model folder or hub id. [default: HF_MODEL_ID, else the embedded SmolLM2]")
+    str | None,
+    typer.Option(
+        help="Folder, hub id or s3:// prefix. [default: HF_MODEL_ID, else /opt/ml/model, else the embedded SmolLM2]"
+    ),
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 8080]")]
@@ -48,13 +51,13 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
 def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
     """Serve behind DJL Serving, found in DJL_SERVING_HOME or fetched. Needs Java 17."""
     settings = _settings(model=model, host=host, port=port, dtype=dtype)
-    from chatglm2.checkpoint.source import resolve  # noqa: PLC0415
     from chatglm2.djl import check_java, find_release, run  # noqa: PLC0415
+    from chatglm2.startup import find_model  # noqa: PLC0415
 
     check_java()
     _bind(settings.host, settings.port).close()
     release = find_release(settings.djl_serving_home, settings.cache_dir)
-    folder = resolve(settings.model, settings.revision, settings.cache_dir)
+    folder = find_model(settings)
     found = {"model": str(folder), "served_model_name": settings.served_name}
     raise typer.Exit(asyncio.run(run(release, settings.model_copy(update=found))))
 
@@ -63,9 +66,9 @@ def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype 
 def prepare(model: Model = None) -> None:
     """Fetch and convert the model, so that the next start takes seconds."""
     settings = _settings(model=model)
-    from chatglm2.checkpoint.source import resolve  # noqa: PLC0415
+    from chatglm2.startup import find_model  # noqa: PLC0415
 
-    print(resolve(settings.model, settings.revision, settings.cache_dir))
+    print(find_model(settings))
 
 
 @cli.command()

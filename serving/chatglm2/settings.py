@@ -18,7 +18,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CHAT_", frozen=True, populate_by_name=True, extra="forbid")
 
     model: str = Field("", validation_alias=AliasChoices("HF_MODEL_ID", "CHAT_MODEL"))
-    """A folder or a hub id; empty means the embedded SmolLM2."""
+    """A folder, a hub id or an `s3://` prefix; empty means what is in `mounted_model`, else the embedded SmolLM2."""
+    mounted_model: Path = Path("/opt/ml/model")
+    """Where SageMaker puts the files of a model."""
     revision: str | None = Field(None, validation_alias=AliasChoices("HF_REVISION", "CHAT_REVISION"))
     """Commit, tag or branch of a hub id."""
     served_model_name: str = ""

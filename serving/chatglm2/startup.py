@@ -1,6 +1,7 @@
 """Puts a chat service together from settings: finds the model, loads it, joins the parts."""
 
 import os
+from pathlib import Path
 
 import structlog
 
@@ -12,12 +13,17 @@ from chatglm2.settings import Settings
 log = structlog.get_logger()
 
 
+def find_model(settings: Settings) -> Path:
+    """Folder of the native checkpoint; fetching or converting it may take minutes. Raises SetupError."""
+    return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
+
+
 def load(settings: Settings) -> ChatService:
     """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
     # Read when torch loads: threads that wait for each other sleep. Spinning, the default, makes two busy services on
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    path = resolve(settings.model, settings.revision, settings.cache_dir)
+    path = find_model(settings)
     import torch  # noqa: PLC0415 - seconds to import; a refusal, or `--help`, must not wait for it
     from transformers import AutoTokenizer  # noqa: PLC0415
 

@@ -3,12 +3,10 @@
 The native folder appears at once and whole, by a rename: an interrupted run leaves none, and the next run starts anew.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.checkpoint.exclusive import alone_in, opened
 from chatglm2.checkpoint.manifest import MANIFEST, is_made_from, manifest
 from chatglm2.checkpoint.original import OriginalConfig, read_original_config
 from chatglm2.checkpoint.shards import INDEXES, list_shards, read_shard, refuse_lfs_pointer
@@ -38,7 +37,7 @@ def convert(source: Path, destination: Path, *, console: Console | None = None) 
         shards, keys = list_shards(source)
         check_keys(keys or original_shapes(config), original_shapes(config), source)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(destination.parent, console):
+        with alone_in(destination.parent, console):
             if is_made_from(destination, _source_files(source, shards)):
                 console.print(f"{destination} is converted already", soft_wrap=True)
             else:
@@ -146,26 +145,5 @@ def _replace(partial: Path, destination: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with _opened(path) as descriptor:
+    with opened(path) as descriptor:
         os.fsync(descriptor)
-
-
-@contextmanager
-def _alone_in(folder: Path, console: Console) -> Iterator[None]:
-    """One conversion at a time in a folder; the lock ends with the process, however that ends."""
-    with _opened(folder) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.print(f"waiting for another conversion in {folder}", soft_wrap=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -1,26 +1,30 @@
-"""Finds the model a setting names: the embedded default, a local folder, or a repository on a model hub."""
+"""Finds the model that a setting names: a local folder, an S3 prefix, a repository on a model hub, or where nothing is
+named, what SageMaker mounted, else the embedded default."""
 
 import hashlib
 from pathlib import Path
 
+from chatglm2.checkpoint import hub, s3
 from chatglm2.checkpoint.embedded import embedded_model
 from chatglm2.checkpoint.original import is_original
 from chatglm2.errors import SetupError
 
 
-def resolve(model: str, revision: str | None, cache: Path) -> Path:
+def resolve(model: str, revision: str | None, cache: Path, mounted: Path) -> Path:
     """Folder of the native checkpoint that `model` names; fetched or converted under `cache` if need be.
 
-    Raises SetupError where there is none.
+    An empty `model` is the one in folder `mounted`, or the embedded one. Raises SetupError where there is none.
     """
     if not model:
-        return embedded_model(cache)
+        return _native(mounted, cache) if (mounted / "config.json").is_file() else embedded_model(cache)
+    if model.startswith("s3://"):
+        return _native(s3.fetch(model, cache), cache)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _native(folder, cache)
     if folder.is_absolute() or model.startswith((".", "~")):
         raise SetupError(f"no model folder at {folder}; name an existing one, a hub id, or leave the setting empty")
-    return _native(_from_hub(model, revision), cache)
+    return _native(hub.fetch(model, revision, cache), cache)
 
 
 def _native(folder: Path, cache: Path) -> Path:
@@ -35,13 +39,3 @@ def _native(folder: Path, cache: Path) -> Path:
     converted = cache / f"{folder.name}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
     convert(folder, converted)
     return converted
-
-
-def _from_hub(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a hub is used
-
-    try:
-        return Path(snapshot_download(model, revision=revision, ignore_patterns=["*.py"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SetupError(f"model {model!r} is no folder here and could not be fetched: {reason}") from error
