@@ -3,6 +3,7 @@
 import typer
 
 from bench.chat import concurrency
+from bench.convert import conversion
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -13,6 +14,7 @@ def commands() -> None:
 
 
 cli.command("chat")(concurrency)
+cli.command("convert")(conversion)
 
 if __name__ == "__main__":
     cli()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chatglm2.djl import MODEL_FOLDER, find_release
+from chatglm2.settings import Settings
 from tests import servers
 from tests.chatglm2.conftest import require_djl
 from tests.servers import Server
@@ -54,6 +57,32 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "cannot be loaded as a native checkpoint" in done.stdout
+
+
+def test_model_directory_serves_without_our_starter_and_takes_its_model_from_the_properties(tmp_path: Path) -> None:
+    """As a stock image runs it: plain DJL Serving, the model named by `option.model_id`."""
+    require_djl()
+    model, port = prepared(), servers.free_port()
+    shutil.copytree(MODEL_FOLDER, tmp_path / "chatglm2", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "chatglm2" / "serving.properties").open("a") as properties:
+        properties.write(f"option.model_id={model}\n")
+    (tmp_path / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{port}\nmanagement_address=unix:{tmp_path}/management\n"
+        f"load_models=chatglm2=file://{tmp_path}/chatglm2\nmodel_store={tmp_path}/elsewhere\n"
+    )
+    env = {"PYTHON_EXECUTABLE": sys.executable, "MODEL_SERVER_HOME": str(tmp_path)}
+    release = find_release(Path(os.environ["DJL_SERVING_HOME"]), Settings().cache_dir)
+    (tmp_path / "elsewhere").mkdir()
+    start = ["env", "--unset=HF_MODEL_ID", f"--chdir={tmp_path / 'elsewhere'}", str(release / "bin" / "serving")]
+    command = [*start, "-f", str(tmp_path / "config.properties")]
+    with servers.running(command, tmp_path / "log", port, env) as server:
+        assert server.post("/invocations", SHORT).json()["history"]
+
+
+def prepared() -> str:
+    """Folder of the embedded model."""
+    command = [sys.executable, "-m", "chatglm2", "prepare"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
 
 
 def test_management_is_not_on_a_port(djl: Server) -> None:

@@ -59,3 +59,16 @@ def test_stream_shows_what_the_original_shows(golden: Server, case: dict[str, An
 def test_beam_search_is_the_originals(golden: Server, case: dict[str, Any]) -> None:
     reply = ask(golden, case, max_length=case["beam4_max_length"], num_beams=4)
     assert reply["outputs"] == case["beam4_response"]
+
+
+def test_openai_contract_gives_the_originals_answer_and_top_20(golden: Server, case: dict[str, Any]) -> None:
+    turns = [(role, text) for turn in case["history"] for role, text in zip(("user", "assistant"), turn, strict=True)]
+    messages = [{"role": role, "content": text} for role, text in [*turns, ("user", case["query"])]]
+    most = case["max_length"] - len(case["input_ids"])
+    body = {"messages": messages, "temperature": 0, "max_tokens": most, "logprobs": True, "top_logprobs": 20}
+    reply = golden.post("/v1/chat/completions", body).json()
+    assert reply["choices"][0]["message"]["content"] == case["response"]
+    assert reply["usage"]["prompt_tokens"] == len(case["input_ids"])
+    top = case["last_logits_top20"]["values"]
+    found = [other["logprob"] for other in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]]
+    assert [value - found[0] for value in found] == pytest.approx([value - top[0] for value in top], abs=1e-4)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 
 from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.exclusive import alone_in, opened
-from chatglm2.checkpoint.manifest import MANIFEST, is_made_from, manifest
+from chatglm2.checkpoint.manifest import MANIFEST, is_made_from, manifest, sha256
 from chatglm2.checkpoint.original import OriginalConfig, read_original_config
 from chatglm2.checkpoint.shards import INDEXES, list_shards, read_shard, refuse_lfs_pointer
 from chatglm2.checkpoint.tokenizer import write_tokenizer
@@ -55,11 +56,11 @@ def _convert(source: Path, destination: Path, config: OriginalConfig, shards: li
     partial.mkdir()
     try:
         _write_tokenizer(source, partial, config)
-        dtype = _write_weights(shards, partial, config, console)
+        dtype, checksums = _write_weights(shards, partial, config, console)
         _write_json(partial / "config.json", native_config(config, dtype))
         _write_json(partial / "generation_config.json", {"eos_token_id": 2, "pad_token_id": 0})
-        console.print("checking the files", soft_wrap=True)
-        _write_json(partial / MANIFEST, manifest(partial, _source_files(source, shards)))
+        console.print("writing what is still in memory to the disk", soft_wrap=True)
+        _write_json(partial / MANIFEST, manifest(partial, _source_files(source, shards), checksums))
         _replace(partial, destination)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -78,32 +79,41 @@ def _write_tokenizer(source: Path, partial: Path, config: OriginalConfig) -> Non
         )
 
 
-def _write_weights(shards: list[Path], partial: Path, config: OriginalConfig, console: Console) -> torch.dtype:
-    """Writes one native shard for each original one, and their index; returns the dtype they share."""
+def _write_weights(
+    shards: list[Path], partial: Path, config: OriginalConfig, console: Console
+) -> tuple[torch.dtype, dict[Path, str]]:
+    """Writes one native shard for each original one, and their index; returns the dtype they share, and the originals'
+    checksums, which a second thread computes meanwhile."""
     weight_map: dict[str, str] = {}
+    checksums: dict[Path, str] = {}
     dtypes: set[torch.dtype] = set()
     found: set[str] = set()
     size = 0
-    for number, shard in enumerate(_with_progress(shards, console), start=1):
-        original = read_shard(shard)
-        tensors = convert_tensors(original, config, shard)
-        if again := found & original.keys():
-            raise CheckpointError(f"{shard}: {min(again)} is in another shard as well; download the checkpoint again")
-        found |= original.keys()
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(tensors, partial / name, metadata={"format": "pt"})
-        (partial / name).chmod(0o644)  # the library makes it private to this user
-        weight_map |= dict.fromkeys(tensors, name)
-        dtypes |= {tensor.dtype for tensor in tensors.values()}
-        size += sum(tensor.nbytes for tensor in tensors.values())
-        del original, tensors  # unmaps the file before the next one is mapped
+    with ThreadPoolExecutor(1) as hashing:
+        for number, shard in enumerate(_with_progress(shards, console), start=1):
+            checksum = hashing.submit(sha256, shard)
+            original = read_shard(shard)
+            tensors = convert_tensors(original, config, shard)
+            if again := found & original.keys():
+                raise CheckpointError(
+                    f"{shard}: {min(again)} is in another shard as well; download the checkpoint again"
+                )
+            found |= original.keys()
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+            save_file(tensors, partial / name, metadata={"format": "pt"})
+            (partial / name).chmod(0o644)  # the library makes it private to this user
+            weight_map |= dict.fromkeys(tensors, name)
+            dtypes |= {tensor.dtype for tensor in tensors.values()}
+            size += sum(tensor.nbytes for tensor in tensors.values())
+            checksums[shard] = checksum.result()
+            del original, tensors  # unmaps the file before the next one is mapped
     check_keys(found, original_shapes(config), shards[0].parent)
     if len(dtypes) > 1:
         raise CheckpointError(f"{shards[0].parent}: weights of several dtypes ({dtypes}); store them in one")
     _write_json(
         partial / INDEXES[0], {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     )
-    return dtypes.pop()
+    return dtypes.pop(), checksums
 
 
 def _with_progress(shards: list[Path], console: Console) -> Iterator[Path]:

@@ -11,11 +11,11 @@ MANIFEST = "conversion.json"
 VERSION = 1  # of the native files; folders made by another version are made again
 
 
-def manifest(folder: Path, sources: list[Path]) -> dict[str, Any]:
-    """What to record in a finished `folder` that was made from the files `sources`."""
+def manifest(folder: Path, sources: list[Path], checksums: dict[Path, str]) -> dict[str, Any]:
+    """What to record in a finished `folder` that was made from the files `sources`; some `checksums` are known."""
     return {
         "version": VERSION,
-        "source": {path.name: _facts(path) | {"sha256": sha256(path)} for path in sources},
+        "source": {path.name: _facts(path) | {"sha256": checksums.get(path) or sha256(path)} for path in sources},
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
 

@@ -136,7 +136,7 @@ def test_only_original_folders_are_original(original: Path, converted: Path, tmp
 def test_a_log_gets_a_line_for_each_shard(original: Path, tmp_path: Path) -> None:
     lines = converted_lines(original, tmp_path / "glm")
     assert [line.partition(" (")[0] for line in lines[:3]] == [f"converting shard {i} of 3" for i in (1, 2, 3)]
-    assert lines[3:] == ["checking the files", f"converted into {tmp_path / 'glm'}"]
+    assert lines[3:] == ["writing what is still in memory to the disk", f"converted into {tmp_path / 'glm'}"]
 
 
 def test_a_terminal_gets_a_bar(original: Path, tmp_path: Path) -> None:
