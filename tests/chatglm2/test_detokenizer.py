@@ -115,6 +115,21 @@ def test_a_cut_character_is_flushed_as_replacement(name: str, request: pytest.Fi
     assert set(detokenizer.finish()) == {"\ufffd"}
 
 
+@pytest.mark.parametrize("name", ["chatglm2", "smollm2"])
+def test_pieces_as_bytes_are_the_text(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    texts = TokenTexts(tokenizer)
+    text = "a👩‍👧é𠮷  野家\n</s>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert b"".join(map(texts.piece, ids)).decode().removeprefix(" ") == text
+
+
+def test_special_tokens_have_their_names_as_pieces(chatglm2: Any, smollm2: Any) -> None:
+    assert TokenTexts(chatglm2).piece(2) == b"</s>"
+    assert TokenTexts(smollm2).piece(smollm2.eos_token_id) == b"<|im_end|>"
+    assert TokenTexts(chatglm2).piece(10**6) == b""
+
+
 def test_work_per_token_does_not_grow(smollm2: Any) -> None:
     class Counting:
         all_special_ids = smollm2.all_special_ids

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatglm2.contracts import parse
+from chatglm2.contracts.openai import ChatBody
 from chatglm2.contracts.seed import Parameters
 from chatglm2.engines.base import Limits, Sampling
 from chatglm2.errors import BadRequest
@@ -52,6 +53,26 @@ def test_any_json_is_taken_or_refused_in_one_line(fields: dict[str, Any]) -> Non
 @given(st.dictionaries(st.sampled_from(sorted(Parameters.model_fields)), JSON))
 def test_any_parameters_are_taken_or_refused_in_one_line(parameters: dict[str, Any]) -> None:
     check_refusal(body(parameters=parameters))
+
+
+OPENAI_FIELDS = sorted({*ChatBody.model_fields, "tools", "functions", "logit_bias", "unheard_of"})
+
+
+@given(st.dictionaries(st.sampled_from(OPENAI_FIELDS), JSON))
+def test_any_openai_fields_are_taken_or_refused_in_one_line(fields: dict[str, Any]) -> None:
+    check_refusal(json.dumps({"messages": [{"role": "user", "content": "a"}]} | fields).encode())
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["role", "content", "name", "tool_calls"]), JSON), max_size=3))
+def test_any_messages_are_taken_or_refused_in_one_line(messages: list[Any]) -> None:
+    check_refusal(json.dumps({"messages": messages}).encode())
+
+
+def test_openai_defaults_are_those_of_its_reference() -> None:
+    request = parse(json.dumps({"messages": [{"role": "user", "content": "a"}]}).encode(), "id")
+    assert request.sampling(10, LIMITS, 4096) == Sampling(4096, do_sample=True)
+    assert request.sampling(8000, LIMITS, 4096) == Sampling(192, do_sample=True)
+    assert (request.choices, request.stop, request.stream, request.model) == (1, (), False, None)
 
 
 def test_history_becomes_messages() -> None:
