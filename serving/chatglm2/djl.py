@@ -153,6 +153,7 @@ def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, s
         "PYTHON_EXECUTABLE": sys.executable,
         "SERVING_FAIL_FAST": "true",
         "CHAT_CONTROL_SOCKET": str(folder / "control"),
+        "CHAT_HOST": settings.host,
         "CHAT_MODEL": settings.model,
         "CHAT_SERVED_MODEL_NAME": settings.served_name,
         "CHAT_DTYPE": settings.dtype,

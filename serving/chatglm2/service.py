@@ -20,6 +20,7 @@ from chatglm2.contracts.body import shown
 from chatglm2.detokenizer import TokenTexts
 from chatglm2.engines.base import Engine, Finish, Logprobs, Sampling, Step
 from chatglm2.errors import BadRequest, Busy, ChatError, DeadlinePassed, NotFound, TooLarge, Unauthorized, Unavailable
+from chatglm2.metrics import CLIENT_LEFT, Metrics
 from chatglm2.prompt import Prompter
 from chatglm2.settings import Settings
 
@@ -46,11 +47,14 @@ class Reply:
 class ChatService:
     """Answers requests with one engine, and counts them."""
 
-    def __init__(self, engine: Engine, prompter: Prompter, tokens: TokenTexts, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, prompter: Prompter, tokens: TokenTexts, settings: Settings, metrics: Metrics
+    ) -> None:
         self._engine = engine
         self._prompter = prompter
         self._tokens = tokens
         self._settings = settings
+        self._metrics = metrics
         self._in_flight = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -77,10 +81,17 @@ class ChatService:
             reply = await self._reply(call, request_id)
         except ChatError as error:
             log.info("refused", request_id=request_id, status=error.status, seconds=_since(started))
+            self._count(error.status)
             raise
         except Exception as error:
             log.exception("failed", request_id=request_id)
+            self._count(ChatError.status)
             raise _internal(request_id) from error
+        except asyncio.CancelledError:
+            self._count(CLIENT_LEFT)
+            raise
+        if isinstance(reply.body, str):
+            self._count(200)
         log.info("answered", request_id=request_id, stream=not isinstance(reply.body, str), seconds=_since(started))
         return reply
 
@@ -95,6 +106,9 @@ class ChatService:
         async with contextlib.aclosing(changes):
             results = _results([change async for change in changes])
         return Reply("application/json", request.replies.whole(results))
+
+    def _count(self, status: int) -> None:
+        self._metrics.requests.labels(status).inc()
 
     def _check(self, call: Call) -> None:
         key = self._settings.api_key
@@ -127,14 +141,20 @@ class ChatService:
                         seen.append(change)
                     if part := replies.change(change):
                         yield part
+                self._count(200)
                 if part := replies.end(_results(seen)):
                     yield part
             except ChatError as error:
                 log.info("stream ended early", request_id=request_id, status=error.status)
+                self._count(error.status)
                 yield replies.failure(error.body())
             except Exception:
                 log.exception("failed", request_id=request_id)
+                self._count(ChatError.status)
                 yield replies.failure(_internal(request_id).body())
+            except (asyncio.CancelledError, GeneratorExit):
+                self._count(CLIENT_LEFT)
+                raise
 
     async def _answers(self, request: ChatRequest) -> AsyncGenerator[Change, None]:
         """The changes of all answers to one request, as they come."""
@@ -156,7 +176,8 @@ class ChatService:
     ) -> AsyncGenerator[Change, None]:
         answer = Answer(self._tokens.detokenizer(), stop)
         tokens, finish, scored, told = 0, None, list[ScoredToken](), 0
-        async with contextlib.aclosing(_until(deadline, self._engine.generate(prompt, sampling))) as steps:
+        steps = self._metrics.watched(len(prompt), _until(deadline, self._engine.generate(prompt, sampling)))
+        async with contextlib.aclosing(steps):
             async for step in steps:
                 tokens, finish = tokens + 1, step.finish
                 if step.logprobs is not None and step.finish != "stop":

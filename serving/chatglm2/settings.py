@@ -32,6 +32,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """When set, `GET /metrics` is served on this port of `host`, for Prometheus."""
     api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("API_KEY", "CHAT_API_KEY"))
     """When set, every route but `/ping` asks for `Authorization: Bearer ...`."""
     djl_serving_home: Path | None = Field(

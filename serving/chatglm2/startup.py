@@ -7,6 +7,7 @@ import structlog
 
 from chatglm2.checkpoint.source import resolve
 from chatglm2.errors import SetupError
+from chatglm2.metrics import Metrics
 from chatglm2.service import ChatService
 from chatglm2.settings import Settings
 
@@ -48,4 +49,7 @@ def load(settings: Settings) -> ChatService:
         reason = " ".join(str(error).split())[:300]
         raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
     log.info("model loaded", model=settings.model or "embedded", device=device, dtype=str(dtype).removeprefix("torch."))
-    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings)
+    metrics = Metrics(engine.cache_use)
+    if settings.metrics_port is not None:
+        metrics.serve(settings.host, settings.metrics_port)
+    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)

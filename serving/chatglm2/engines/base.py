@@ -71,5 +71,8 @@ class Engine(Protocol):
     def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """New tokens after `prompt`, as they are made. Raises `ChatError` where the engine fails."""
 
+    def cache_use(self) -> float:
+        """Share of the key-value cache that is in use, 0 to 1."""
+
     async def close(self) -> None:
         """Stop; requests still running fail."""

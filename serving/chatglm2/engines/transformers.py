@@ -70,6 +70,11 @@ class TransformersEngine:
         """Whether the generation thread is alive and takes requests."""
         return self._manager.is_running() and self._manager.background_thread_status.can_accept_new_requests() is None
 
+    def cache_use(self) -> float:
+        """Share of the key-value cache that is in use, 0 to 1; 0 before the generation thread has made it."""
+        processor = self._manager.batch_processor
+        return 0.0 if processor is None else 1.0 - float(processor.cache.compute_free_capacity())
+
     async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """One step for each new token; a beam search gives its steps together at its end."""
         if sampling.num_beams > 1:
