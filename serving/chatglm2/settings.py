@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     """Commit, tag or branch of a hub id."""
     dtype: Dtype = "auto"
     """`auto` is float16 on CUDA and float32 on a CPU."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """`auto` is the GPU where there is one."""
     cache_dir: Path = Path.home() / ".cache" / "djl-container"
     """Converted models are kept here."""
 
