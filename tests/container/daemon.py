@@ -29,6 +29,8 @@ BASE = "djl-container-base:latest"
 IMAGE = "djl-container:test"
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 START_SECONDS = 120
+DISK = 20e9
+"""Bytes that the build and its layers take, with some room."""
 
 
 class MissingError(Exception):
@@ -46,6 +48,8 @@ def daemon() -> Iterator[None]:
         raise MissingError(
             "no Docker daemon is reachable, and only root can start one; set DOCKER_HOST, or run as root"
         )
+    if (free := shutil.disk_usage("/var/tmp").free) < DISK:
+        raise MissingError(f"/var/tmp has {free / 1e9:.0f} GB free, and images need {DISK / 1e9:.0f}; make room")
     folder = Path(tempfile.mkdtemp(prefix="djl-container-docker-", dir="/var/tmp"))
     address = f"unix://{folder}/sock"
     command = ["dockerd", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]

@@ -74,7 +74,7 @@ def damage(models: Path, folder: Path, name: str) -> Path:
     ids=["while fetching", "while converting"],
 )
 def test_full_volume(client: docker.DockerClient, size: str, says: str) -> None:
-    options = {"tmpfs": {"/models": f"size={size},mode=1777"}}
+    options = {"tmpfs": {"/models": f"size={size},uid=10001,mode=755"}}
     bundle = mount(CA, "/run/secrets/ca") if CA.is_file() else {}
     end = ended(client, "prepare", **options, **bundle)
     assert end.status == 1

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 QUESTION = {"inputs": "What is a data warehouse?", "parameters": {"max_new_tokens": 8, "do_sample": False}}
 LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 100, "do_sample": False, "stream": True}}
 TEXTS = {"texts": ["A data warehouse stores data from many sources."], "noise_level": 0.1}
+REACH_OUT = "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)"
 ASK = """
 import sys, urllib.request
 request = urllib.request.Request("http://127.0.0.1:" + sys.argv[1], sys.argv[2].encode() or None,
@@ -68,9 +69,11 @@ def await_healthy_inside(container: Container, port: int) -> None:
 def test_chat_finishes_its_request_on_sigterm_and_ends_with_0(
     client: docker.DockerClient, models: Path, closed: Network
 ) -> None:
-    with running(client, "serve", network=closed.name, **mount(models, "/opt/ml/model")) as container:
-        url = address(container, 8080)
+    options = {"network": closed.name, "environment": {"SAGEMAKER_BIND_TO_PORT": "8181"}}
+    with running(client, "serve", **options, **mount(models, "/opt/ml/model")) as container:
+        url = address(container, 8181)
         await_ping(container, url)
+        assert execute(container, "python3", "-c", REACH_OUT)[0] != 0
         with httpx.stream("POST", f"{url}/invocations", json=LONG, timeout=120) as response:
             lines = response.iter_lines()
             next(lines)
@@ -131,12 +134,16 @@ def await_refusal(url: str) -> None:
             continue
 
 
-def test_port_that_sagemaker_chooses_is_bound_and_nothing_leads_out(
-    client: docker.DockerClient, models: Path, closed: Network
+def test_key_in_a_secret_file_is_asked_for(
+    client: docker.DockerClient, models: Path, closed: Network, tmp_path: Path
 ) -> None:
-    options = {"network": closed.name, "environment": {"SAGEMAKER_BIND_TO_PORT": "8181"}}
-    with running(client, "serve", **options, **mount(models, "/opt/ml/model")) as container:
-        await_ping(container, address(container, 8181))
-        reach = "import socket; socket.create_connection(('192.0.2.1', 443), timeout=5)"
-        status, output = execute(container, "python3", "-c", reach)
-        assert status != 0, output
+    key = tmp_path / "key"
+    key.write_text("a-key\n")
+    options = mount(models, "/opt/ml/model")
+    options["volumes"] |= mount(key, "/run/secrets/api_key")["volumes"]
+    with running(client, "denoiser", network=closed.name, **options) as container:
+        url = address(container, 8000)
+        await_ping(container, url)
+        assert httpx.post(f"{url}/invocations", json=TEXTS, timeout=60).status_code == 401
+        given = {"Authorization": "Bearer a-key"}
+        assert httpx.post(f"{url}/invocations", json=TEXTS, headers=given, timeout=60).status_code == 200
