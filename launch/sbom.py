@@ -52,14 +52,19 @@ def main(
     """Write what is in an image as CycloneDX JSON."""
     try:
         client = docker.from_env()
+        client.images.get(image)  # or Docker would try to pull it
         output = client.containers.run(image, ["-c", INSIDE], entrypoint="python", remove=True)
     except DockerException as error:
-        print(f"sbom: {image} cannot be run: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(
+            f"sbom: {image} cannot be asked ({str(error).splitlines()[0]}); build it, or name another IMAGE",
+            file=sys.stderr,
+        )
         raise typer.Exit(1) from None
     found = json.loads(output)
     root = Component(type=ComponentType.CONTAINER, name=image.partition(":")[0], version=image.partition(":")[2])
     bom = Bom(components=components(found, found["jar"]))
     bom.metadata.component = root
+    bom.register_dependency(root, bom.components)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(JsonV1Dot6(bom).output_as_string(indent=1))
     print(f"wrote {file}: {len(bom.components)} components")
