@@ -6,13 +6,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 CHAT_PORT ?= 8080
 DENOISER_PORT ?= 8000
+IMAGE ?= djl-container:latest
+SBOM ?= build/sbom.json
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/services.txt requirements/embedded.txt
 PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help install serve serve-djl test lint format type check requirements clean
+.PHONY: help install serve serve-djl test test-container sbom lint format type check requirements clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -46,6 +48,12 @@ serve-djl: install ## the same, with chat behind DJL Serving (Java 17)
 
 test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Serving
 	$(BIN)/python -m pytest
+
+test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on Debian with docker.io iptables debootstrap)
+	$(BIN)/python -m pytest tests/container -m container
+
+sbom: $(VENV)/dev ## list what is in the image IMAGE, as CycloneDX, in SBOM
+	@$(BIN)/python -m launch.sbom $(IMAGE) $(SBOM)
 
 lint: $(VENV)/dev ## check style
 	$(BIN)/ruff check .

@@ -42,12 +42,17 @@ class MiniLM:
     """The embedded all-MiniLM-L6-v2."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from safetensors import SafetensorError  # noqa: PLC0415
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
         transformers_logging.disable_progress_bar()
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-        self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        try:
+            self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DenoiserError(f"the encoder in {folder} cannot be loaded: {reason}; fetch it again") from error
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""

@@ -12,7 +12,8 @@ from denoiser.logs import configure_logs
 from denoiser.service import Limits, Service
 from denoiser.settings import Settings
 
-SHUTDOWN_SECONDS = 30
+SHUTDOWN_SECONDS = 25
+"""Docker and SageMaker kill 30 seconds after SIGTERM."""
 
 
 def load_service(settings: Settings) -> Service:
@@ -24,7 +25,8 @@ def load_service(settings: Settings) -> Service:
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     denoiser = Denoiser.from_checkpoint(*load(settings.model_path, device), device)
-    return Service(denoiser, MiniLM(find_model(), device), Limits(settings.max_rows, settings.max_texts))
+    encoder = MiniLM(settings.encoder_path or find_model(), device)
+    return Service(denoiser, encoder, Limits(settings.max_rows, settings.max_texts))
 
 
 def serve(settings: Settings, host: str) -> None:

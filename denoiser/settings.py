@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, protected_namespaces=())
 
     model_path: Path = BUNDLED_CHECKPOINT
+    encoder_path: Path | None = None
+    """Folder of all-MiniLM-L6-v2; where it is not set, the one in its Python package."""
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
     max_rows: int = Field(default=4096, ge=1)

@@ -6,6 +6,7 @@ Every failure becomes an output: what escapes from here leaves DJL's client wait
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator
 
@@ -53,12 +54,18 @@ async def start(properties: dict[str, str]) -> None:
         settings = Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
         loaded = asyncio.get_running_loop().create_future()
         if settings.control_socket is not None:
-            control = await serve_control(loaded, settings.control_socket)
+            control = await serve_control(loaded, settings.control_socket, _end_all)
         service = await asyncio.to_thread(load, settings)
     except Exception as error:
         print(f"chatglm2: {error if isinstance(error, SetupError) else repr(error)}", file=sys.stderr, flush=True)
         os._exit(1)
     loaded.set_result(service)
+
+
+def _end_all() -> None:
+    """End Java, this worker's parent, and the worker, which Java leaves behind. Without their starter nobody would."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    os._exit(1)
 
 
 def _call(inputs: Input) -> Call:

@@ -6,6 +6,7 @@ first asks the worker to finish them.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from chatglm2.service import ChatService
@@ -14,19 +15,32 @@ READY = b"ready\n"
 DRAIN = b"drain\n"
 
 
-async def serve_control(service: "asyncio.Future[ChatService]", path: Path) -> asyncio.Server:
+async def serve_control(
+    service: "asyncio.Future[ChatService]", path: Path, orphaned: Callable[[], None]
+) -> asyncio.Server:
     """Listen on `path`. Says `ready` once there is a service; then a line `drain` makes it refuse new requests, and is
-    answered when all have ended."""
+    answered when all have ended. A connection that breaks without one means that the starter is gone: calls `orphaned`.
+    """
 
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loaded = await asyncio.shield(service)
         writer.write(READY)
-        if await reader.readline() == DRAIN:
+        if await _line(reader) == DRAIN:
             await loaded.drain()
             writer.write(DRAIN)
+        else:
+            orphaned()
         writer.close()
 
     return await asyncio.start_unix_server(attend, path)
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next line, or nothing where the connection broke."""
+    try:
+        return await reader.readline()
+    except ConnectionError:
+        return b""
 
 
 class Worker:

@@ -149,7 +149,7 @@ def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, s
     return inherited | {
         "JAVA_OPTS": " ".join(options).strip(),
         "MODEL_SERVER_HOME": str(folder),
-        "DJL_CACHE_DIR": str(settings.cache_dir / "djl"),
+        "DJL_CACHE_DIR": str(folder / "djl"),
         "PYTHON_EXECUTABLE": sys.executable,
         "SERVING_FAIL_FAST": "true",
         "CHAT_CONTROL_SOCKET": str(folder / "control"),

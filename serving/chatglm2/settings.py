@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """What OpenAI clients may call the model, beside `chatglm2`; empty means the name in `model`."""
     dtype: Dtype = "auto"
     """`auto` is float16 on CUDA and float32 on a CPU."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """`auto` is the GPU where there is one."""
     cache_dir: Path = Path.home() / ".cache" / "djl-container"
     """Converted models are kept here."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import structlog
 
 from chatglm2.checkpoint.source import resolve
+from chatglm2.device import choose_device
 from chatglm2.errors import SetupError
 from chatglm2.metrics import Metrics
 from chatglm2.service import ChatService
@@ -24,6 +25,7 @@ def load(settings: Settings) -> ChatService:
     # Read when torch loads: threads that wait for each other sleep. Spinning, the default, makes two busy services on
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    device = choose_device(settings.device)
     path = find_model(settings)
     import torch  # noqa: PLC0415 - seconds to import; a refusal, or `--help`, must not wait for it
     from transformers import AutoTokenizer  # noqa: PLC0415
@@ -32,7 +34,10 @@ def load(settings: Settings) -> ChatService:
     from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
     from chatglm2.prompt import Prompter  # noqa: PLC0415
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "there is a GPU, but the installed PyTorch cannot use it; install its CUDA build, or set CHAT_DEVICE=cpu"
+        )
     default = torch.float16 if device == "cuda" else torch.float32
     dtype = default if settings.dtype == "auto" else getattr(torch, settings.dtype)
     try:

@@ -49,6 +49,30 @@ def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> Non
     assert djl.post("/invocations", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}}).status_code == 200
 
 
+def test_killed_starter_takes_java_and_worker_along(tmp_path: Path) -> None:
+    require_djl()
+    with servers.chat("djl", tmp_path / "log") as server:
+        left = servers.children(server.process.pid)
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 120
+        while any(Path(f"/proc/{pid}").exists() for pid in left):
+            assert time.monotonic() < deadline, "Java or its worker live on"
+            time.sleep(0.2)
+
+
+def test_damaged_weights_are_refused_in_one_line_before_java_starts(tmp_path: Path) -> None:
+    require_djl()
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(b"\x40")
+    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "model.safetensors cannot be read" in done.stderr
+
+
 def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Path) -> None:
     """A folder that looks like a model until its weights are read, in the worker."""
     require_djl()

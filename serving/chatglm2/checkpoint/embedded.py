@@ -5,6 +5,7 @@ appears under its name only when it is whole.
 """
 
 import shutil
+import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -19,8 +20,8 @@ def embedded_model(cache: Path) -> Path:
     gguf, version = _gguf()
     folder = cache / f"smollm2-135m-instruct-{version}"
     if not folder.is_dir():
-        print(f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)", flush=True)
-        _convert(gguf, folder)
+        print(f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)", file=sys.stderr)
+        _convert_or_refuse(gguf, folder)
     return folder
 
 
@@ -34,6 +35,16 @@ def _gguf() -> tuple[Path, str]:
         ) from None
     file = next(file for file in package.files or [] if file.suffix == ".gguf")
     return Path(str(package.locate_file(file))), package.version
+
+
+def _convert_or_refuse(gguf: Path, folder: Path) -> None:
+    from safetensors import SafetensorError  # noqa: PLC0415
+
+    try:
+        _convert(gguf, folder)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SetupError(f"the embedded model cannot be made in {folder.parent}: {reason}") from error
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -1,0 +1,74 @@
+"""`python -m launch.sbom IMAGE FILE`: what is in an image, as CycloneDX JSON.
+
+Asks the image itself, so that it says what is there: Debian's packages, Python's, and the jars of DJL Serving.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, cast
+
+import docker
+import typer
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from docker.errors import DockerException
+from packageurl import PackageURL
+
+INSIDE = """
+import json, subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+packages = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\\\\n"], capture_output=True, text=True)
+print(json.dumps({
+    "deb": [line.split() for line in packages.stdout.splitlines()],
+    "pypi": [(found.metadata["Name"], found.version) for found in distributions()],
+    "jar": [file.stem for file in Path("/opt/djl-serving/lib").glob("*.jar")],
+}))
+"""
+
+
+def components(found: dict[str, list[list[str]]], jars: list[str]) -> Iterator[Component]:
+    """One for each package, named as its ecosystem names it."""
+    for kind, namespace in (("deb", "debian"), ("pypi", None)):
+        for name, version in found[kind]:
+            yield _component(name, version, PackageURL(kind, namespace, name, version))
+    for jar in jars:
+        name, version = cast(re.Match[str], re.fullmatch(r"(.+?)-(\d.*)", jar)).groups()
+        yield _component(name, version, PackageURL("generic", "djl-serving", name, version))
+
+
+def _component(name: str, version: str, url: PackageURL) -> Component:
+    return Component(type=ComponentType.LIBRARY, name=name, version=version, purl=url, bom_ref=url.to_string())
+
+
+def main(
+    image: Annotated[str, typer.Argument(help="Name of the image.")],
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+) -> None:
+    """Write what is in an image as CycloneDX JSON."""
+    try:
+        client = docker.from_env()
+        client.images.get(image)  # or Docker would try to pull it
+        output = client.containers.run(image, ["-c", INSIDE], entrypoint="python", remove=True)
+    except DockerException as error:
+        print(
+            f"sbom: {image} cannot be asked ({str(error).splitlines()[0]}); build it, or name another IMAGE",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+    found = json.loads(output)
+    root = Component(type=ComponentType.CONTAINER, name=image.partition(":")[0], version=image.partition(":")[2])
+    bom = Bom(components=components(found, found["jar"]))
+    bom.metadata.component = root
+    bom.register_dependency(root, bom.components)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(JsonV1Dot6(bom).output_as_string(indent=1))
+    print(f"wrote {file}: {len(bom.components)} components")
+
+
+if __name__ == "__main__":
+    typer.run(main)

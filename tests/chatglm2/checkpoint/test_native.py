@@ -1,0 +1,45 @@
+"""Weights that cannot be whole are told from their headers, by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.checkpoint.native import INDEX, check_readable
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    names = ["model-1.safetensors", "model-2.safetensors"]
+    for name in names:
+        save_file({name: torch.ones(64)}, tmp_path / name)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {name: name for name in names}}))
+    return tmp_path
+
+
+def test_whole_weights_pass(folder: Path) -> None:
+    check_readable(folder)
+    (folder / INDEX).unlink()
+    check_readable(folder)
+
+
+def test_cut_file_is_named(folder: Path) -> None:
+    file = folder / "model-2.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"model-2\.safetensors cannot be read"):
+        check_readable(folder)
+
+
+def test_missing_file_of_the_index_is_named(folder: Path) -> None:
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors cannot be read"):
+        check_readable(folder)
+
+
+def test_damaged_index_is_named(folder: Path) -> None:
+    (folder / INDEX).write_text("{")
+    with pytest.raises(CheckpointError, match=r"index\.json is no index"):
+        check_readable(folder)
