@@ -142,8 +142,11 @@ class Endpoint:
         status, reason = found["EndpointStatus"], found.get("FailureReason", "SageMaker gives no reason")
         if status != "InService":
             raise EndpointFailed(f"{self.name} is {status}: {reason}", self.log())
-        if image and found["EndpointConfigName"] != self._config_name(image, data):
-            self.remove_unused(found["EndpointConfigName"])
+        if image and found["EndpointConfigName"] != self._definition_names(image, data)[1]:
+            serving = self.aws.ask(
+                "sagemaker", "DescribeEndpointConfig", EndpointConfigName=found["EndpointConfigName"]
+            )
+            self.remove_unused(found["EndpointConfigName"], serving["ProductionVariants"][0]["ModelName"])
             raise EndpointFailed(
                 f"the update of {self.name} failed and was rolled back; it serves as before with "
                 f"{found['EndpointConfigName']}: {reason}",
@@ -151,9 +154,15 @@ class Endpoint:
             )
         return found
 
-    def _config_name(self, image: str, data: str) -> str:
-        model = definitions.model(self.names, self.service, image, data)
-        return str(definitions.endpoint_config(self.names, self.service, model["ModelName"])["EndpointConfigName"])
+    def settled(self, image: str, data: str) -> None:
+        """Wait until it serves that definition, then remove every other one of the project."""
+        self.wait(image, data)
+        model, config = self._definition_names(image, data)
+        self.remove_unused(config, model)
+
+    def _definition_names(self, image: str, data: str) -> tuple[str, str]:
+        model = str(definitions.model(self.names, self.service, image, data)["ModelName"])
+        return model, str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"])
 
     def log(self) -> list[str]:
         """The end of what its containers printed."""
@@ -172,13 +181,11 @@ class Endpoint:
         named = [item for item in found if item[f"{kind}Name"].startswith(f"{self.name}-")]
         return [item[f"{kind}Name"] for item in named if self._owns(item[f"{kind}Arn"])]
 
-    def remove_unused(self, config: str) -> None:
-        """Delete every configuration and model but `config` and its model."""
-        described = self.aws.read("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
-        used = {variant["ModelName"] for variant in described["ProductionVariants"]} if described else set()
+    def remove_unused(self, config: str, model: str) -> None:
+        """Delete every configuration and model of the project for this endpoint but these."""
         for name in set(self.configs()) - {config}:
             self.aws.change("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name)
-        for name in set(self.models()) - used:
+        for name in set(self.models()) - {model}:
             self.aws.change("sagemaker", "DeleteModel", ModelName=name)
 
     def set_count(self, count: int) -> None:

@@ -40,7 +40,7 @@ class Belongings:
             self.endpoint.delete()
         if self.alarms:
             aws.change("cloudwatch", "DeleteAlarms", AlarmNames=self.alarms)
-        self.endpoint.remove_unused("")
+        self.endpoint.remove_unused("", "")
 
 
 def of_endpoint(endpoint: Endpoint) -> Belongings:

@@ -72,10 +72,7 @@ class Stack:
 
     def finish(self, service: ServiceName, data: str) -> None:
         """Wait until the endpoint serves its definition, remove the one before, bring autoscaling to its own."""
-        endpoint = self.endpoint(service)
-        found = endpoint.wait(self.image(service), data)
-        if found:
-            endpoint.remove_unused(found["EndpointConfigName"])
+        self.endpoint(service).settled(self.image(service), data)
         scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
 
     def require_artifacts(self, service: ServiceName) -> tuple[str, str]:

@@ -4,7 +4,8 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from deploy.__main__ import app
 from tests.deploy import stand_in
 from tests.deploy.stand_in import StandIn
 
-ROLE = "arn:aws:iam::123456789012:role/endpoint-role"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -95,10 +95,10 @@ def recorded() -> tuple[boto3.Session, list[Call]]:
     return session, calls
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder shaped like a native checkpoint: a small config, a shard of several parts, a tokenizer."""
-    folder = tmp_path / "tiny-model"
+    folder = tmp_path_factory.mktemp("models") / "tiny-model"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "glm"}')
     (folder / "tokenizer.json").write_text("{}")
@@ -106,35 +106,52 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def environment(aws_server: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What boto3 reads: credentials that mean nothing, and the stand-in's address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": aws_server.url, "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(key, value)
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        yield
+
+
+Recorded = tuple[boto3.Session, list[Call]]
+MakeAccount = Callable[[str], Account]
+
+
+@pytest.fixture(scope="session")
+def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path, environment: None) -> MakeAccount:
+    """Empties the account and gives it a role for the endpoints; takes the region to work in."""
+
+    def make(region: str) -> Account:
+        aws_server.reset()
+        session, calls = recorded
+        calls.clear()
+        partition = "aws-cn" if region.startswith("cn-") else "aws"
+        settings = {
+            "region": region,
+            "role_arn": f"arn:{partition}:iam::123456789012:role/endpoint-role",
+            "poll_seconds": "0.01",
+            "attempts": "2",
+            "weights.model": str(checkpoint),
+            "weights.part_mib": "5",
+            "image.tag": "v1",
+            "chat.instance_type": "ml.g4dn.2xlarge",  # moto knows no ml.g5
+        }
+        account = Account(aws_server, session, settings, calls)
+        trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+        account.client("iam").create_role(RoleName="endpoint-role", AssumeRolePolicyDocument=trust)
+        push_image(account)
+        return account
+
+    return make
+
+
 @pytest.fixture
-def account(
-    aws_server: StandIn,
-    recorded: tuple[boto3.Session, list[Call]],
-    checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Account:
-    """An empty account with a role for the endpoints, and an image pushed under the tag `v1`."""
-    aws_server.reset()
-    for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": aws_server.url, "HF_HUB_OFFLINE": "1"}.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.chdir(tmp_path)
-    session, calls = recorded
-    calls.clear()
-    settings = {
-        "region": "us-east-1",
-        "role_arn": ROLE,
-        "poll_seconds": "0.01",
-        "attempts": "2",
-        "weights.model": str(checkpoint),
-        "weights.part_mib": "5",
-        "image.tag": "v1",
-        "chat.instance_type": "ml.g4dn.2xlarge",
-    }
-    made = Account(aws_server, session, settings, calls)
-    trust = {"Version": "2012-10-17", "Statement": []}
-    made.client("iam").create_role(RoleName="endpoint-role", AssumeRolePolicyDocument=json.dumps(trust))
-    return made
+def account(make_account: MakeAccount) -> Account:
+    """An account with nothing but the role and a pushed image."""
+    return make_account("us-east-1")
 
 
 def push_image(account: Account, tag: str = "v1") -> None:
@@ -144,14 +161,31 @@ def push_image(account: Account, tag: str = "v1") -> None:
     with contextlib.suppress(ecr.exceptions.RepositoryAlreadyExistsException):
         ecr.create_repository(repositoryName="djl-container", tags=tags)
     kind = "application/vnd.oci.image.manifest.v1+json"
-    manifest = {"schemaVersion": 2, "config": {"digest": tag}, "layers": []}
-    ecr.put_image(
-        repositoryName="djl-container", imageTag=tag, imageManifest=json.dumps(manifest), imageManifestMediaType=kind
-    )
+    manifest = json.dumps({"schemaVersion": 2, "config": {"digest": tag}, "layers": []})
+    ecr.put_image(repositoryName="djl-container", imageTag=tag, imageManifest=manifest, imageManifestMediaType=kind)
 
 
-@pytest.fixture
-def pushed(account: Account) -> Account:
-    """The account, with the image `v1` in its repository."""
-    push_image(account)
-    return account
+def things(account: Account) -> dict[str, list[str]]:
+    """Everything the commands could have made in the account."""
+    sagemaker, scaling = account.client("sagemaker"), account.client("application-autoscaling")
+    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    return {
+        "endpoints": [e["EndpointName"] for e in sagemaker.list_endpoints()["Endpoints"]],
+        "configs": [c["EndpointConfigName"] for c in sagemaker.list_endpoint_configs()["EndpointConfigs"]],
+        "models": [m["ModelName"] for m in sagemaker.list_models()["Models"]],
+        "alarms": [a["AlarmName"] for a in account.client("cloudwatch").describe_alarms()["MetricAlarms"]],
+        "buckets": [b["Name"] for b in account.client("s3").list_buckets()["Buckets"]],
+        "repositories": [r["repositoryName"] for r in account.client("ecr").describe_repositories()["repositories"]],
+        "targets": [target["ResourceId"] for target in targets],
+    }
+
+
+def print_log(account: Account, service: str, *lines: str) -> None:
+    """Put lines into an endpoint's log, as its container would."""
+    logs = account.client("logs")
+    place = {"logGroupName": f"/aws/sagemaker/Endpoints/djl-container-{service}", "logStreamName": "AllTraffic/i-1"}
+    logs.create_log_group(logGroupName=place["logGroupName"])
+    logs.create_log_stream(**place)
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now + number, "message": line} for number, line in enumerate(lines)]
+    logs.put_log_events(**place, logEvents=events)

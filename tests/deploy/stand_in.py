@@ -12,7 +12,6 @@ import hashlib
 import json
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,7 +88,9 @@ def running() -> Iterator[StandIn]:
     moto.start()
     host, port = moto.get_host_and_port()
     stand_in = StandIn(f"http://{host}:{port}")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"stand_in": stand_in}))
+    client = httpx.Client(timeout=60, trust_env=False)
+    parts = {"stand_in": stand_in, "client": client}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), parts))
     stand_in.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -100,12 +101,16 @@ def running() -> Iterator[StandIn]:
         server.shutdown()
         thread.join()
         server.server_close()
+        client.close()
         moto.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     stand_in: StandIn
+    client: httpx.Client
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -169,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> httpx.Response:
         headers = {k: v for k, v in self.headers.items() if k.lower() not in SKIPPED - {"content-encoding"}}
         url = self.stand_in.moto + self.path
-        return httpx.request(self.command, url, headers=headers, content=body, timeout=60)
+        return self.client.request(self.command, url, headers=headers, content=body)
 
     def _pass_on(self, body: bytes) -> None:
         answer = self._forward(body)
@@ -193,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         lookup = {"ModelName": request["ModelName"]}
         headers = {"X-Amz-Target": "SageMaker.DescribeModel", "Content-Type": JSON}
         headers["Authorization"] = self.headers["Authorization"]
-        if httpx.post(self.stand_in.moto, headers=headers, json=lookup).status_code == 200:
+        if self.client.post(self.stand_in.moto, headers=headers, json=lookup).status_code == 200:
             message = f"Cannot create already existing model {request['ModelName']}."
             self._error(Failure("ValidationException", message))
         else:
@@ -235,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(json.dumps(request).encode())
             return
         accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-        found = httpx.head(f"{self.stand_in.registry}/v2/{name}/manifests/{tag}", headers={"Accept": accept})
+        found = self.client.head(f"{self.stand_in.registry}/v2/{name}/manifests/{tag}", headers={"Accept": accept})
         if found.status_code != 200:
             self._error(Failure("ImageNotFoundException", f"The image with tag {tag} does not exist."))
             return
@@ -246,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = unquote(self.path.split("/")[2])
         try:
             url = f"{self.stand_in.service}/invocations"
-            with httpx.stream("POST", url, content=body, headers={"Content-Type": "application/json"}) as answer:
+            with self.client.stream("POST", url, content=body, headers={"Content-Type": "application/json"}) as answer:
                 if answer.status_code != 200:
                     self._model_error(name, answer.status_code, answer.read().decode())
                 elif self.path.endswith("response-stream"):
@@ -276,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
                         event = _event(piece)
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
                 size = size % (self.stand_in.cut - 1) + 1
-            time.sleep(0)
+            self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
 
 
