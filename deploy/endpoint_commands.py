@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from deploy import invoke as runtime
 from deploy import logs as cloudwatch
@@ -153,9 +154,16 @@ def scale(
         return {"instances": count or chosen.instance_count}
     given = {"min": least, "max": most, "target": target}
     base = chosen.autoscaling.model_dump() if chosen.autoscaling else {}
-    wanted = Autoscaling(**base | {key: value for key, value in given.items() if value is not None})
+    wanted = _autoscaling(base | {key: value for key, value in given.items() if value is not None})
     scaling.ensure(stack.aws, stack.names, service, wanted)
     return {"min": wanted.min, "max": wanted.max, "target": wanted.target}
+
+
+def _autoscaling(fields: Mapping[str, Any]) -> Autoscaling:
+    try:
+        return Autoscaling(**fields)
+    except ValidationError as error:
+        raise ConfigError(f"--min, --max, --target: {error.errors()[0]['msg']}") from None
 
 
 @command(app)

@@ -88,7 +88,7 @@ def _kinds() -> list[tuple[tuple[type[Exception], ...], Callable[[Any], DeployEr
         (sign_in, lambda e: ConfigError(f"{e}; {SIGN_IN}")),
         ((aws.NoRegionError, aws.InvalidRegionError), lambda e: ConfigError(f"{e}; {REGION_HINT}")),
         (
-            (aws.HTTPClientError, aws.ResponseStreamingError),
+            (aws.HTTPClientError, aws.ConnectionError, aws.ResponseStreamingError),
             lambda e: DeployError(
                 f"cannot reach AWS: {e}; check the network, the proxy and the region; then run it again"
             ),

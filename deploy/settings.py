@@ -194,8 +194,18 @@ def _nested(flags: list[str], values: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {flag}: {section} is no section")
-        place[field] = json.loads(text) if text.startswith(("{", "[")) else text
+        place[field] = _value(flag, text)
     return values
+
+
+def _value(flag: str, text: str) -> Any:
+    """A table or list is given as JSON, anything else as it is."""
+    if not text.startswith(("{", "[")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {flag}: not JSON: {error}") from None
 
 
 def _source(path: Path, where: str) -> str:

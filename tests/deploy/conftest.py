@@ -77,8 +77,12 @@ def run(words: list[str], session: boto3.Session | None = None) -> Outcome:
 
 
 @pytest.fixture(scope="session")
-def aws_server() -> Iterator[StandIn]:
-    with stand_in.running() as server:
+def aws_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """The stand-in, which boto3 finds in the environment, with credentials that mean nothing."""
+    with stand_in.running() as server, pytest.MonkeyPatch.context() as patch:
+        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url, "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(key, value)
+        patch.chdir(tmp_path_factory.mktemp("work"))
         yield server
 
 
@@ -106,22 +110,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def environment(aws_server: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What boto3 reads: credentials that mean nothing, and the stand-in's address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": aws_server.url, "HF_HUB_OFFLINE": "1"}.items():
-            patch.setenv(key, value)
-        patch.chdir(tmp_path_factory.mktemp("work"))
-        yield
-
-
 Recorded = tuple[boto3.Session, list[Call]]
 MakeAccount = Callable[[str], Account]
 
 
 @pytest.fixture(scope="session")
-def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path, environment: None) -> MakeAccount:
+def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path) -> MakeAccount:
     """Empties the account and gives it a role for the endpoints; takes the region to work in."""
 
     def make(region: str) -> Account:

@@ -65,22 +65,25 @@ def _tags(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _resources(service: str, given: Mapping[str, Any], place: str, partition: str) -> list[str]:
-    if service == "s3":
-        keys = [item["Key"] for item in given["Delete"]["Objects"]] if "Delete" in given else [given.get("Key")]
-        return [f"arn:{partition}:s3:::{given['Bucket']}" + (f"/{key}" if key else "") for key in keys]
-    if service == "iam":
-        return [f"arn:{partition}:iam::{place.split(':')[4]}:role/{given['RoleName']}"]
-    if service == "ecr":
-        names = given.get("repositoryNames") or [given.get("repositoryName")]
-        return [given.get("resourceArn") or (f"{place}repository/{name}" if name else "*") for name in names]
-    if service == "cloudwatch":
-        names = given.get("AlarmNames") or [given.get("AlarmName")]
-        return [given.get("ResourceARN") or f"{place}alarm:{name}" for name in names]
-    if service == "logs":
-        return [f"{place}log-group:{given['logGroupName']}"]
-    if service == "application-autoscaling":
-        return [f"{place}scalable-target/0a1b2c"]
-    return _sagemaker(given, place)
+    match service:
+        case "s3":
+            keys = [item["Key"] for item in given["Delete"]["Objects"]] if "Delete" in given else [given.get("Key")]
+            found = [f"arn:{partition}:s3:::{given['Bucket']}" + (f"/{key}" if key else "") for key in keys]
+        case "iam":
+            found = [f"arn:{partition}:iam::{place.split(':')[4]}:role/{given['RoleName']}"]
+        case "ecr":
+            names = given.get("repositoryNames") or [given.get("repositoryName")]
+            found = [given.get("resourceArn") or (f"{place}repository/{name}" if name else "*") for name in names]
+        case "cloudwatch":
+            names = given.get("AlarmNames") or [given.get("AlarmName")]
+            found = [given.get("ResourceARN") or f"{place}alarm:{name}" for name in names]
+        case "logs":
+            found = [f"{place}log-group:{given['logGroupName']}"]
+        case "application-autoscaling":
+            found = [f"{place}scalable-target/0a1b2c"]
+        case _:
+            found = _sagemaker(given, place)
+    return found
 
 
 def _sagemaker(given: Mapping[str, Any], place: str) -> list[str]:

@@ -27,6 +27,18 @@ from moto.server import ThreadedMotoServer
 
 JSON = "application/x-amz-json-1.1"
 SKIPPED = {"host", "connection", "content-length", "transfer-encoding", "expect", "accept-encoding", "content-encoding"}
+S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
+    ("HEAD", "bucket", ""): "HeadBucket",
+    ("PUT", "bucket", ""): "CreateBucket",
+    ("PUT", "bucket", "tagging"): "PutBucketTagging",
+    ("PUT", "bucket", "publicAccessBlock"): "PutPublicAccessBlock",
+    ("PUT", "bucket", "lifecycle"): "PutBucketLifecycleConfiguration",
+    ("PUT", "object", ""): "PutObject",
+    ("POST", "object", "uploads"): "CreateMultipartUpload",
+    ("PUT", "object", "partNumber"): "UploadPart",
+    ("PUT", "object", "uploadId"): "UploadPart",
+    ("POST", "object", "uploadId"): "CompleteMultipartUpload",
+}
 
 
 @dataclass
@@ -53,7 +65,8 @@ class StandIn:
     """FailureReason of endpoints."""
     failing_updates: bool = False
     hold: threading.Event = field(default_factory=threading.Event)
-    """Parts of an upload are answered only when it is set."""
+    pause_after: int | None = None
+    """After so many parts of uploads, the next ones wait for `hold`."""
     corrupt: bool = False
     """Bodies arrive at S3 damaged."""
     service: str = ""
@@ -72,13 +85,20 @@ class StandIn:
         """Forget everything, in moto too."""
         httpx.post(f"{self.moto}/moto-api/reset")
         self.__dict__.update(StandIn(self.moto, self.url).__dict__)
-        self.hold.set()
 
 
 @cache
 def model(service: str) -> ServiceModel:
     """Botocore's model of a service."""
-    return botocore.session.get_session().get_service_model(service)  # type: ignore[no-any-return]
+    return botocore.session.get_session().get_service_model(service)
+
+
+def check(service: str, operation: str, value: dict[str, Any], side: str) -> None:
+    """Raises ParamValidationError when botocore's model has another shape on that side of the operation."""
+    found = model(service).operation_model(operation)
+    shape = found.input_shape if side == "input" else found.output_shape
+    assert shape is not None
+    validate_parameters(value, shape)
 
 
 @contextlib.contextmanager
@@ -146,10 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.path.rpartition("/")[2]
         if body.startswith(b"Action="):
             return parse_qs(body.decode())["Action"][0]
-        if self.command == "PUT" and "partNumber=" in self.path:
-            return "UploadPart"
-        is_object = self.path.count("/") > 1 and "?" not in self.path
-        return "PutObject" if self.command == "PUT" and is_object else f"{self.command} {self.path}"
+        path, _, query = self.path.partition("?")
+        kind = "bucket" if path.strip("/").count("/") == 0 else "object"
+        return S3_OPERATIONS.get((self.command, kind, query.partition("=")[0]), f"{self.command} {self.path}")
 
     def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -181,15 +200,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(answer.status_code, answer.content, dict(answer.headers))
 
     def _reply(self, service: str, operation: str, reply: dict[str, Any]) -> None:
-        validate_parameters(reply, model(service).operation_model(operation).output_shape)
+        check(service, operation, reply, "output")
         self._answer(200, json.dumps(reply).encode(), {"Content-Type": JSON})
 
     def _receive(self, body: bytes) -> None:
         """S3 refuses a body that does not match its checksum."""
-        self.stand_in.hold.wait(60)
+        pause = self.stand_in.pause_after
+        if pause is not None and self.stand_in.counts.get("UploadPart", 0) > pause:
+            self.stand_in.hold.wait(60)
+            return
         arrived = body[:-1] + b"?" if self.stand_in.corrupt else body
         digest = base64.b64encode(hashlib.sha256(arrived).digest()).decode()
-        if self.headers["x-amz-checksum-sha256"] != digest:
+        if self.headers.get("x-amz-checksum-sha256", digest) != digest:
             self._error(Failure("BadDigest", "The SHA256 you specified did not match the calculated checksum."))
         else:
             self._pass_on(body)
@@ -205,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(json.dumps(request).encode())
 
     def _own_UpdateEndpoint(self, request: dict[str, Any]) -> None:  # noqa: N802
-        validate_parameters(request, model("sagemaker").operation_model("UpdateEndpoint").input_shape)
+        check("sagemaker", "UpdateEndpoint", request, "input")
         if self.stand_in.failing_updates:
             self.stand_in.states = ["Updating", "RollingBack"]
         else:
