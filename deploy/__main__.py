@@ -10,7 +10,7 @@ import typer
 from deploy import endpoint_commands, image, package, policy, removal, weights
 from deploy.answers import confirm
 from deploy.options import command
-from deploy.settings import flat
+from deploy.settings import ServiceName, flat
 from deploy.stack import Stack
 
 app = typer.Typer(
@@ -65,9 +65,11 @@ def convert(stack: Stack) -> Result:
 
 
 @command(groups["weights"])
-def upload(stack: Stack) -> Result:
-    """Bring the native checkpoint to S3; goes on where it stopped."""
-    return {"uri": weights.send(stack.aws, stack.names)}
+def upload(
+    stack: Stack, service: Annotated[ServiceName, typer.Argument(help="chat or denoiser (its encoder).")] = "chat"
+) -> Result:
+    """Bring the model data to S3; goes on where it stopped."""
+    return {"uri": stack.send_data([service])[service]}
 
 
 @command(groups["image"])

@@ -38,7 +38,9 @@ def environment(names: Names, service: ServiceName, data: str) -> dict[str, str]
     """What the container is told; the settings have the last word."""
     chosen = names.settings.service(service)
     if service == "denoiser":
-        defaults = {"SERVICE": "denoiser", "PORT": "8080", **({"MODEL_PATH": MOUNT} if data else {})}
+        defaults = {"SERVICE": "denoiser", "PORT": "8080", "ENCODER_PATH": f"{MOUNT}/encoder"}
+        if names.settings.denoiser.checkpoint:
+            defaults["MODEL_PATH"] = f"{MOUNT}/checkpoint"
     elif names.settings.chat.image == "custom":
         defaults = {"SERVICE": "chat", "HF_MODEL_ID": MOUNT, "HF_HUB_OFFLINE": "1"}
     elif names.settings.chat.packaged:

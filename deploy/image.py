@@ -121,14 +121,16 @@ def _follow(events: Iterable[Mapping[str, Any]], image: str, size: int) -> None:
     """Show progress. A failed push raises nothing in Docker's SDK: it is one of the events."""
     say(f"pushing {image} ({size / 1e9:.2f} GB before compression)")
     sent: dict[str, int] = {}
+    failure = ""
     with counting("pushing", size) as advance:
         for event in events:
-            if "error" in event:
-                raise DeployError(f"pushing {image} failed: {event['error']}; run it again to go on")
+            failure = failure or event.get("error", "")
             current = (event.get("progressDetail") or {}).get("current")
             if current and "id" in event:
                 advance(max(0, current - sent.get(event["id"], 0)))
                 sent[event["id"]] = max(current, sent.get(event["id"], 0))
+    if failure:
+        raise DeployError(f"pushing {image} failed: {failure}; run it again to go on")
 
 
 def owned(aws: Aws, names: Names) -> bool:

@@ -2,13 +2,14 @@
 
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.errors import DeployError
+
+STDERR = 2  # its descriptor
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Journal:
         if self.dry_run:
             return
         try:
-            code = subprocess.run(command, stdout=sys.stderr, check=False, env=dict(env)).returncode
+            code = subprocess.run(command, stdout=STDERR, check=False, env=dict(env)).returncode
         except FileNotFoundError:
             raise DeployError(f"{command[0]} is not installed; on Debian: apt-get install docker.io") from None
         if code != 0:

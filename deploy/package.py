@@ -8,7 +8,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from deploy import bucket, definitions, upload
+from deploy import definitions, upload
 from deploy.aws import Aws
 from deploy.names import Names
 from deploy.settings import ROOT
@@ -48,7 +48,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def send(aws: Aws, names: Names, path: Path, weights: str) -> str:
     """Bring the archive to where the model definition looks for it; returns that address."""
-    bucket.ensure(aws, names)
     address = definitions.package_uri(names, weights)
     key = address.removeprefix(f"s3://{names.bucket}/")
     upload.upload(aws, names, upload.checksums({key: path}))

@@ -110,8 +110,12 @@ class Denoiser(Service):
     """The denoiser endpoint."""
 
     instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = "ml.c5.xlarge"
+    encoder: Path | None = None
+    """Folder of all-MiniLM-L6-v2; none means the embedded one."""
+    checkpoint: Path | None = None
+    """Folder of a denoiser trained on the team's own text; none means the one in the image."""
     model_data: str = ""
-    """s3://bucket/prefix that SageMaker mounts at /opt/ml/model; empty means what the image holds."""
+    """s3://bucket/prefix that holds `encoder/` already; empty means that the two above are sent."""
 
 
 class Settings(BaseSettings):

@@ -57,6 +57,18 @@ def upload(aws: Aws, names: Names, files: Sequence[File]) -> int:
     return len(missing)
 
 
+def upload_marked(aws: Aws, names: Names, files: Sequence[File], mark: str) -> None:
+    """As `upload`; the file whose key ends in `mark` goes last, so that where it is, the others are."""
+    upload(aws, names, [file for file in files if not file.key.endswith(f"/{mark}")])
+    upload(aws, names, [file for file in files if file.key.endswith(f"/{mark}")])
+
+
+def is_marked(aws: Aws, prefix: str, mark: str) -> bool:
+    """Whether everything is under the prefix `s3://bucket/key/`."""
+    place, _, key = prefix.removeprefix("s3://").partition("/")
+    return aws.read("s3", "HeadObject", Bucket=place, Key=key + mark) is not None
+
+
 @dataclass(frozen=True)
 class _Sending:
     """Puts files into a pool of threads, a part at a time."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import bucket, upload
+from deploy import upload
 from deploy.aws import Aws
 from deploy.errors import ConfigError, DeployError
 from deploy.journal import Journal
@@ -22,6 +22,7 @@ from deploy.progress import say
 from deploy.settings import Settings, Weights
 
 RECORD = "conversion.json"  # of where a folder was converted; it differs between machines
+MARK = "config.json"  # sent last: where it is, all is
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -174,8 +175,7 @@ def uri(names: Names) -> str:
 
 
 def _common(sent: Sequence[upload.File]) -> str:
-    config = next(file.key for file in sent if file.key.endswith("/config.json"))
-    return config.removesuffix("config.json")
+    return next(file.key for file in sent if file.key.endswith(f"/{MARK}")).removesuffix(MARK)
 
 
 def send(aws: Aws, names: Names) -> str:
@@ -183,20 +183,11 @@ def send(aws: Aws, names: Names) -> str:
     if in_s3(names.settings.weights):
         return uri(names)
     source = locate(names.settings)
-    bucket.ensure(aws, names)
     if source.ready and source.native:
         found = files(names, source.native)
-        prefix = _common(found)
-        upload.upload(aws, names, [file for file in found if file.key != f"{prefix}config.json"])
-        upload.upload(aws, names, [file for file in found if file.key == f"{prefix}config.json"])
-        return f"s3://{names.bucket}/{prefix}"
+        upload.upload_marked(aws, names, found, MARK)
+        return f"s3://{names.bucket}/{_common(found)}"
     if not aws.journal.dry_run:
         raise ConfigError("the weights are not converted yet; run: python -m deploy weights convert")
     say("the requests of the upload depend on files that are not here yet: they can be listed after `weights convert`")
     return uri(names)
-
-
-def is_sent(aws: Aws, prefix: str) -> bool:
-    """Whether the prefix holds its config.json, which is sent last."""
-    place, _, key = prefix.removeprefix("s3://").partition("/")
-    return aws.read("s3", "HeadObject", Bucket=place, Key=f"{key}config.json") is not None

@@ -110,12 +110,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder shaped like an encoder."""
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    (folder / "1_Pooling").mkdir(parents=True)
+    for name in ("modules.json", "config.json", "1_Pooling/config.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 Recorded = tuple[boto3.Session, list[Call]]
 MakeAccount = Callable[[str], Account]
 
 
 @pytest.fixture(scope="session")
-def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path) -> MakeAccount:
+def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path, encoder: Path) -> MakeAccount:
     """Empties the account and gives it a role for the endpoints; takes the region to work in."""
 
     def make(region: str) -> Account:
@@ -130,6 +140,7 @@ def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path) -> M
             "attempts": "2",
             "weights.model": str(checkpoint),
             "weights.part_mib": "5",
+            "denoiser.encoder": str(encoder),
             "image.tag": "v1",
             "chat.instance_type": "ml.g4dn.2xlarge",  # moto knows no ml.g5
         }
@@ -146,6 +157,13 @@ def make_account(aws_server: StandIn, recorded: Recorded, checkpoint: Path) -> M
 def account(make_account: MakeAccount) -> Account:
     """An account with nothing but the role and a pushed image."""
     return make_account("us-east-1")
+
+
+@pytest.fixture
+def ready(account: Account) -> Account:
+    """The account, with the denoiser's model data too."""
+    assert account.deploy("weights", "upload", "denoiser").code == 0
+    return account
 
 
 def push_image(account: Account, tag: str = "v1") -> None:

@@ -25,6 +25,7 @@ from botocore.model import ServiceModel
 from botocore.validate import validate_parameters
 from moto.server import ThreadedMotoServer
 
+LOGIN = ("AWS", "123456789012-auth-token")  # what moto gives out for ECR
 JSON = "application/x-amz-json-1.1"
 SKIPPED = {"host", "connection", "content-length", "transfer-encoding", "expect", "accept-encoding", "content-encoding"}
 S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
@@ -75,6 +76,8 @@ class StandIn:
     """Most bytes in a piece of a streamed answer."""
     registry: str = ""
     """The real registry behind ECR."""
+    token: str = ""
+    """The login to ECR that is given out instead of moto's."""
     wire: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """JSON requests as they came: operation and parameters."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -256,13 +259,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.states = []
         self._pass_on(json.dumps(request).encode())
 
+    def _own_GetAuthorizationToken(self, request: dict[str, Any]) -> None:  # noqa: N802
+        if self.stand_in.token:
+            data = [{"authorizationToken": self.stand_in.token}]
+            self._reply("ecr", "GetAuthorizationToken", {"authorizationData": data})
+        else:
+            self._pass_on(json.dumps(request).encode())
+
     def _own_DescribeImages(self, request: dict[str, Any]) -> None:  # noqa: N802
         name, tag = request["repositoryName"], request["imageIds"][0]["imageTag"]
         if not self.stand_in.registry:
             self._pass_on(json.dumps(request).encode())
             return
         accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-        found = self.client.head(f"{self.stand_in.registry}/v2/{name}/manifests/{tag}", headers={"Accept": accept})
+        found = self.client.head(
+            f"{self.stand_in.registry}/v2/{name}/manifests/{tag}", headers={"Accept": accept}, auth=LOGIN
+        )
         if found.status_code != 200:
             self._error(Failure("ImageNotFoundException", f"The image with tag {tag} does not exist."))
             return

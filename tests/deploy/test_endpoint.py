@@ -13,24 +13,24 @@ CPU = {"denoiser__instance_type": "ml.m5.large"}
 
 
 @pytest.fixture
-def denoiser(account: Account) -> Account:
-    """An account with the denoiser's endpoint, which needs no weights."""
-    assert account.deploy("endpoint", "create", "denoiser").code == 0
-    return account
+def denoiser(ready: Account) -> Account:
+    """An account with the denoiser's endpoint."""
+    assert ready.deploy("endpoint", "create", "denoiser").code == 0
+    return ready
 
 
-def test_wait_shows_each_state(account: Account) -> None:
-    account.aws.states = ["Creating", "Creating", "InService"]
-    done = account.deploy("endpoint", "create", "denoiser")
+def test_wait_shows_each_state(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Creating", "InService"]
+    done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 0, done.err
     assert done.err.index("djl-container-denoiser: Creating") < done.err.index("djl-container-denoiser: InService")
 
 
-def test_a_failed_endpoint_shows_the_reason_and_the_last_log_lines(account: Account) -> None:
-    account.aws.states = ["Creating", "Failed"]
-    account.aws.reason = "The primary container did not pass the ping health check."
-    print_log(account, "denoiser", "starting", "denoiser: MODEL_PATH=/nowhere is no checkpoint")
-    done = account.deploy("endpoint", "create", "denoiser")
+def test_a_failed_endpoint_shows_the_reason_and_the_last_log_lines(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Failed"]
+    ready.aws.reason = "The primary container did not pass the ping health check."
+    print_log(ready, "denoiser", "starting", "denoiser: MODEL_PATH=/nowhere is no checkpoint")
+    done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 3
     assert "djl-container-denoiser is Failed: The primary container did not pass" in done.err
     assert "  denoiser: MODEL_PATH=/nowhere is no checkpoint" in done.err
@@ -38,11 +38,11 @@ def test_a_failed_endpoint_shows_the_reason_and_the_last_log_lines(account: Acco
     assert "Traceback" not in done.err
 
 
-def test_a_failed_endpoint_is_made_anew(account: Account) -> None:
-    account.aws.states = ["Creating", "Failed"]
-    assert account.deploy("endpoint", "create", "denoiser").code == 3
-    account.aws.reason = ""
-    again = account.deploy("endpoint", "create", "denoiser", "--json")
+def test_a_failed_endpoint_is_made_anew(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Failed"]
+    assert ready.deploy("endpoint", "create", "denoiser").code == 3
+    ready.aws.reason = ""
+    again = ready.deploy("endpoint", "create", "denoiser", "--json")
     assert again.code == 0, again.err
     assert "failed earlier" in again.err
     assert again.json == {"djl-container-denoiser": "created"}
@@ -61,13 +61,13 @@ def test_an_update_that_fails_is_rolled_back_and_said(denoiser: Account) -> None
     assert things(denoiser) == before
 
 
-def test_waiting_ends_at_the_limit(account: Account) -> None:
-    account.aws.states = ["Creating"] * 1000
-    done = account.deploy("endpoint", "create", "denoiser", wait_seconds="0.05")
+def test_waiting_ends_at_the_limit(ready: Account) -> None:
+    ready.aws.states = ["Creating"] * 1000
+    done = ready.deploy("endpoint", "create", "denoiser", wait_seconds="0.05")
     assert done.code == 4
     assert "endpoint wait denoiser" in done.err
-    account.aws.states = ["Creating", "InService"]
-    assert account.deploy("endpoint", "wait", "denoiser").code == 0
+    ready.aws.states = ["Creating", "InService"]
+    assert ready.deploy("endpoint", "wait", "denoiser").code == 0
 
 
 def test_an_endpoint_at_work_is_waited_for_before_it_is_changed(denoiser: Account) -> None:
@@ -100,6 +100,7 @@ def test_down_keeps_a_bucket_with_objects_of_others(account: Account) -> None:
 
 
 def test_an_endpoint_of_others_is_left_alone(account: Account) -> None:
+    assert account.deploy("weights", "upload", "denoiser").code == 0
     sagemaker = account.client("sagemaker")
     sagemaker.create_model(ModelName="theirs", ExecutionRoleArn=account.settings["role_arn"])
     variant = {"VariantName": "A", "ModelName": "theirs", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
@@ -164,15 +165,19 @@ def test_create_names_the_command_that_brings_what_is_missing(account: Account) 
     done = account.deploy("endpoint", "create", "chat")
     assert done.code == 2
     assert "weights upload" in done.err
+    done = account.deploy("endpoint", "create", "denoiser")
+    assert done.code == 2
+    assert "weights upload denoiser" in done.err
+    assert account.deploy("weights", "upload", "denoiser").code == 0
     done = account.deploy("endpoint", "create", "denoiser", image__tag="v9")
     assert done.code == 2
     assert "image build" in done.err
 
 
-def test_a_missing_quota_says_where_to_ask(account: Account) -> None:
+def test_a_missing_quota_says_where_to_ask(ready: Account) -> None:
     message = "The account-level service limit 'ml.c5.xlarge for endpoint usage' is 0 Instances"
-    account.aws.failures["CreateEndpoint"] = Failure("ResourceLimitExceeded", message)
-    done = account.deploy("endpoint", "create", "denoiser")
+    ready.aws.failures["CreateEndpoint"] = Failure("ResourceLimitExceeded", message)
+    done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 1
     assert "Service Quotas" in done.err
     assert "CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err

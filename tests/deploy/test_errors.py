@@ -79,27 +79,27 @@ def test_a_bucket_of_another_account(account: Account) -> None:
     assert "belongs to another account" in one_line(done.err)
 
 
-def test_a_name_somebody_took_in_between(account: Account) -> None:
+def test_a_name_somebody_took_in_between(ready: Account) -> None:
     message = 'Cannot create already existing endpoint "djl-container-denoiser".'
-    account.aws.failures["CreateEndpoint"] = Failure("ValidationException", message)
-    done = account.deploy("endpoint", "create", "denoiser")
+    ready.aws.failures["CreateEndpoint"] = Failure("ValidationException", message)
+    done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 1
     assert "--set name=NAME" in one_line(done.err)
 
 
-def test_throttling_is_tried_again_and_then_said(account: Account) -> None:
-    account.aws.failures["CreateModel"] = Failure("ThrottlingException", "Rate exceeded", times=1)
-    assert account.deploy("endpoint", "create", "denoiser").code == 0
-    assert account.aws.counts["CreateModel"] == 2
-    account.aws.failures["DescribeEndpoint"] = Failure("ThrottlingException", "Rate exceeded", times=9)
-    done = account.deploy("endpoint", "status", "denoiser")
+def test_throttling_is_tried_again_and_then_said(ready: Account) -> None:
+    ready.aws.failures["CreateModel"] = Failure("ThrottlingException", "Rate exceeded", times=1)
+    assert ready.deploy("endpoint", "create", "denoiser").code == 0
+    assert ready.aws.counts["CreateModel"] == 2
+    ready.aws.failures["DescribeEndpoint"] = Failure("ThrottlingException", "Rate exceeded", times=9)
+    done = ready.deploy("endpoint", "status", "denoiser")
     assert done.code == 1
     assert "wait a minute" in one_line(done.err)
 
 
-def test_access_denied_names_the_policy(account: Account) -> None:
-    account.aws.failures["CreateModel"] = Failure("AccessDeniedException", "not authorized", times=9)
-    done = account.deploy("endpoint", "create", "denoiser")
+def test_access_denied_names_the_policy(ready: Account) -> None:
+    ready.aws.failures["CreateModel"] = Failure("AccessDeniedException", "not authorized", times=9)
+    done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 1
     assert "policy deployer" in one_line(done.err)
 
