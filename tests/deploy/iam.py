@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from deploy import policy
+from deploy.names import Names
+from deploy.settings import read_settings
+from tests.deploy.conftest import Account, Call
+
 SERVICES = {"monitoring": "cloudwatch", "sagemaker-runtime": "sagemaker"}
 S3_ACTIONS = {
     "HeadBucket": ["ListBucket"],
@@ -108,3 +113,24 @@ def _matches(statement: Mapping[str, Any], access: Access, context: Mapping[str,
         if any(not fnmatchcase(context.get(key, ""), value) for key, value in wanted.items()):
             return False
     return True
+
+
+def deployer_policy(account: Account) -> dict[str, Any]:
+    """The policy of who deploys, for the account and its settings."""
+    flags = [f"{key}={value}" for key, value in account.settings.items()]
+    region = account.settings["region"]
+    partition, end = ("aws-cn", ".cn") if region.startswith("cn-") else ("aws", "")
+    names = Names(read_settings(None, flags), partition, f"amazonaws.com{end}", region, "123456789012")
+    return policy.render("deployer", names)
+
+
+def asked_for(account: Account, call: Call) -> list[Access]:
+    """What a recorded call asks for, but what needs no permission."""
+    found = accesses(*call, account.settings["region"], "123456789012")
+    return [access for access in found if access.action not in FREE]
+
+
+def refused(account: Account, calls: list[Call]) -> list[Access]:
+    """What the deployer's policy does not allow of what the calls ask for."""
+    document, tags = deployer_policy(account), {"djl-container-project": "djl-container"}
+    return [a for call in calls for a in asked_for(account, call) if not allows(document, a, tags)]

@@ -3,10 +3,15 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
+from deploy.aws import Aws
+from deploy.journal import Journal
+from deploy.logs import follow
 from tests.deploy.conftest import Account, print_log, push_image, things
+from tests.deploy.iam import refused
 from tests.deploy.stand_in import Failure
 
 CPU = {"denoiser__instance_type": "ml.m5.large"}
@@ -141,6 +146,20 @@ def test_delete_asks_on_a_terminal(denoiser: Account, words: list[str]) -> None:
         assert done.returncode == code, done.stderr
         assert "delete all of it?" in done.stderr
         assert things(denoiser)["endpoints"] == left
+
+
+def test_logs_are_followed(account: Account) -> None:
+    print_log(account, "chat", "loading", "ready")
+    aws = Aws(account.session, "us-east-1", Journal(), 2)
+    lines = follow(aws, "/aws/sagemaker/Endpoints/djl-container-chat", 0, sleep=lambda _: more())
+
+    def more() -> None:
+        place = {"logGroupName": "/aws/sagemaker/Endpoints/djl-container-chat", "logStreamName": "AllTraffic/i-1"}
+        event = {"timestamp": int(time.time() * 1000), "message": "a request"}
+        account.client("logs").put_log_events(**place, logEvents=[event])
+
+    assert [next(lines), next(lines), next(lines), next(lines)] == ["loading", "ready", "a request", "a request"]
+    assert refused(account, account.calls) == []
 
 
 def test_scale_between_two_numbers(denoiser: Account) -> None:

@@ -13,6 +13,7 @@ from deploy.errors import DeployError
 from deploy.invoke import objects
 from tests import servers
 from tests.deploy.conftest import Account
+from tests.deploy.iam import refused
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def test_a_stream_is_the_same_answer(endpoint: Account, cut: int) -> None:
     streamed = endpoint.deploy(*words, "--stream")
     assert streamed.code == 0, streamed.err
     assert streamed.out == f"{whole}\n"
+    assert refused(endpoint, endpoint.calls) == []
 
 
 def test_a_question_from_a_file(endpoint: Account, tmp_path: Path) -> None:

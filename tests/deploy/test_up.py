@@ -5,12 +5,9 @@ from typing import Any
 
 import pytest
 
-from deploy import policy
 from deploy.aws import FilePart
-from deploy.names import Names
-from deploy.settings import read_settings
-from tests.deploy import iam
 from tests.deploy.conftest import Account, Call, MakeAccount, Outcome, print_log, push_image, things
+from tests.deploy.iam import asked_for, deployer_policy, refused
 from tests.deploy.stand_in import Failure
 
 SCALED = {"chat__autoscaling": '{"max": 3}'}
@@ -163,21 +160,10 @@ def test_operators_commands(life: Life) -> None:
 
 def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
     """Every recorded call is allowed; every allowed action was called, but those that Docker and AWS itself call."""
-    region = life.account.settings["region"]
-    flags = [f"{key}={value}" for key, value in life.account.settings.items()]
-    domain = "amazonaws.com.cn" if region == "cn-north-1" else "amazonaws.com"
-    partition = "aws-cn" if region == "cn-north-1" else "aws"
-    names = Names(read_settings(None, flags), partition, domain, region, "123456789012")
-    document = policy.render("deployer", names)
-    calls = [*life.changes_of_up, *life.calls, ("ecr", "CreateRepository", {"repositoryName": "djl-container"})]
-    asked = {access for call in calls for access in iam.accesses(*call, region, "123456789012")}
-    refused = [
-        access
-        for access in asked
-        if access.action not in iam.FREE
-        and not iam.allows(document, access, {"djl-container-project": "djl-container"})
-    ]
-    assert refused == []
+    account, calls = life.account, [*life.changes_of_up, *life.calls]
+    assert refused(account, calls) == []
+    document = deployer_policy(account)
+    asked = {access for call in calls for access in asked_for(account, call)}
     allowed = {action for statement in document["Statement"] for action in statement["Action"]}
     by_others = {
         # Docker's push
@@ -185,9 +171,9 @@ def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
         "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
         # autoscaling, the first time in an account
         "iam:CreateServiceLinkedRole",
-        # tests of their own: test_upload, test_invoke, test_endpoint (follow)
+        # tests of their own: test_upload, test_invoke, test_endpoint, tests/container
         "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "sagemaker:InvokeEndpoint",
-        "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents", "ecr:TagResource",
+        "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents", "ecr:TagResource", "ecr:CreateRepository",
     }  # fmt: skip
     assert allowed - {access.action for access in asked} == by_others
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.conftest import Account, things
+from tests.deploy.iam import refused
 from tests.deploy.stand_in import StandIn
 
 MIB = 2**20
@@ -76,6 +77,7 @@ def test_an_upload_goes_on_after_a_kill(account: Account, weights: Path) -> None
     done = account.deploy("weights", "upload", weights__model=str(weights))
     assert done.code == 0, done.err
     assert "going on after" in done.err
+    assert refused(account, account.calls) == []
     assert account.aws.counts["UploadPart"] == 6 - arrived
     assert stored(account) == {path.name: path.stat().st_size for path in weights.iterdir()}
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
@@ -102,6 +104,8 @@ def test_what_an_earlier_run_left_of_other_content_is_thrown_away(account: Accou
     account.aws.counts.clear()
     assert account.deploy("weights", "upload", **settings).code == 0
     assert account.aws.counts["UploadPart"] == 3
+    assert "AbortMultipartUpload" in {call[1] for call in account.calls}
+    assert refused(account, account.calls) == []
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
     body = s3.get_object(Bucket=bucket, Key=f"{key}model-0.safetensors")["Body"].read()
     assert body == (weights / "model-0.safetensors").read_bytes()
