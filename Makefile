@@ -10,7 +10,7 @@ IMAGE ?= djl-container:latest
 SBOM ?= build/sbom.json
 VENV := .venv
 BIN := $(VENV)/bin
-REQUIREMENTS := requirements/services.txt requirements/embedded.txt
+REQUIREMENTS := requirements/services.txt requirements/embedded.txt requirements/deploy.txt
 PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
@@ -33,9 +33,9 @@ $(VENV)/services: $(VENV)/python $(REQUIREMENTS) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/services requirements/deploy.txt requirements/dev.txt
+$(VENV)/dev: $(VENV)/services requirements/dev.txt
 	@echo "installing the test tools into $(VENV)"
-	@$(PIP_INSTALL) -r requirements/deploy.txt -r requirements/dev.txt
+	@$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 
 install: $(VENV)/services ## make the virtual environment

@@ -1,0 +1,92 @@
+"""The S3 bucket: made private and tagged where it is the project's own, emptied only of the project's objects."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from deploy.aws import Aws
+from deploy.errors import ConfigError
+from deploy.names import Names
+from deploy.progress import say
+
+PRIVATE = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
+LIFECYCLE = {
+    "Rules": [
+        {
+            "ID": "abort-unfinished-uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+        }
+    ]
+}
+MOST_DELETED = 1000  # keys of one DeleteObjects, says S3
+
+
+def ensure(aws: Aws, names: Names) -> None:
+    """Make the project's own bucket, or what an interrupted run left out of it; a named bucket has to be there."""
+    there = _exists(aws, names)
+    if not names.owns_bucket:
+        if not there:
+            raise ConfigError(f"bucket {names.bucket!r} does not exist; make it, or leave `bucket` empty")
+        return
+    place = {"Bucket": names.bucket}
+    if not there:
+        where = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
+        aws.change("s3", "CreateBucket", **place, **where)
+        say(f"made the bucket {names.bucket}")
+    if not aws.read("s3", "GetBucketTagging", **place):
+        aws.change("s3", "PutBucketTagging", **place, Tagging={"TagSet": names.tag_list})
+    if not aws.read("s3", "GetPublicAccessBlock", **place):
+        aws.change("s3", "PutPublicAccessBlock", **place, PublicAccessBlockConfiguration=PRIVATE)
+    if not aws.read("s3", "GetBucketLifecycleConfiguration", **place):
+        aws.change("s3", "PutBucketLifecycleConfiguration", **place, LifecycleConfiguration=LIFECYCLE)
+
+
+def _exists(aws: Aws, names: Names) -> bool:
+    try:
+        return aws.read("s3", "HeadBucket", Bucket=names.bucket, ExpectedBucketOwner=aws.account) is not None
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in ("301", "400"):
+            raise ConfigError(
+                f"bucket {names.bucket!r} is not in {aws.region}; name one there: --set bucket="
+            ) from None
+        if code == "403":
+            raise ConfigError(
+                f"bucket {names.bucket!r} belongs to another account, or these credentials may not list it; name "
+                "another one: --set bucket=NAME"
+            ) from None
+        raise
+
+
+def owned(aws: Aws, names: Names) -> tuple[list[str], bool]:
+    """The project's keys in the bucket, and whether the bucket itself is the project's to delete."""
+    listing = {"Bucket": names.bucket, "Prefix": names.prefix}
+    keys = [item["Key"] for item in aws.pages("s3", "ListObjectsV2", "Contents", **listing)]
+    mine = [key for key in keys if _is_mine(aws, names, "GetObjectTagging", Key=key)]
+    return mine, names.owns_bucket and _is_mine(aws, names, "GetBucketTagging")
+
+
+def _is_mine(aws: Aws, names: Names, operation: str, **key: str) -> bool:
+    tagging: Mapping[str, Any] = aws.read("s3", operation, Bucket=names.bucket, **key) or {"TagSet": []}
+    return names.owns(tagging["TagSet"])
+
+
+def delete(aws: Aws, names: Names, keys: list[str], whole: bool) -> None:
+    """Delete the keys and unfinished uploads; then the bucket, unless something of others is in it."""
+    for start in range(0, len(keys), MOST_DELETED):
+        objects = [{"Key": key} for key in keys[start : start + MOST_DELETED]]
+        aws.change("s3", "DeleteObjects", Bucket=names.bucket, Delete={"Objects": objects, "Quiet": True})
+    listing = {"Bucket": names.bucket, "Prefix": names.prefix}
+    for left in list(aws.pages("s3", "ListMultipartUploads", "Uploads", **listing)):
+        upload = {"Key": left["Key"], "UploadId": left["UploadId"]}
+        aws.change("s3", "AbortMultipartUpload", Bucket=names.bucket, **upload)
+    if not whole:
+        return
+    remaining = aws.pages("s3", "ListObjectsV2", "Contents", Bucket=names.bucket)
+    if others := [item["Key"] for item in remaining if item["Key"] not in keys]:
+        say(f"kept the bucket {names.bucket}: it holds {len(others)} objects of others, such as {others[0]}")
+    else:
+        aws.change("s3", "DeleteBucket", Bucket=names.bucket)

@@ -1,0 +1,204 @@
+"""One SageMaker endpoint: model, configuration, endpoint; made, replaced and removed in steps that can be repeated.
+
+Models and configurations never change; a new definition gets a new name, and the old one is removed once the endpoint
+has taken the new one over.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deploy import definitions, logs, scaling
+from deploy.aws import Aws
+from deploy.errors import ConfigError, EndpointFailed, TimeLimit
+from deploy.names import Names
+from deploy.progress import say
+from deploy.settings import ServiceName
+
+AT_WORK = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
+LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of the settings and the calls that manage it; `image` and `data` are what its model is made of."""
+
+    aws: Aws
+    names: Names
+    service: ServiceName
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def name(self) -> str:
+        """In SageMaker."""
+        return self.names.endpoint(self.service)
+
+    def describe(self) -> dict[str, Any] | None:
+        """SageMaker's description; None where there is none. Raises ConfigError when it is somebody else's."""
+        found = self.aws.read("sagemaker", "DescribeEndpoint", EndpointName=self.name)
+        if found and not self._owns(found["EndpointArn"]):
+            raise ConfigError(
+                f"endpoint {self.name} exists and is not of this project (it has no tag "
+                f"{self.names.tag_list[-1]['Key']}={self.names.settings.name}); choose another name: --set name=NAME"
+            )
+        return found
+
+    def require(self) -> dict[str, Any]:
+        """The description. Raises ConfigError where there is no endpoint."""
+        found = self.describe()
+        if found is None:
+            raise ConfigError(
+                f"there is no endpoint {self.name} in {self.aws.region}; run: python -m deploy endpoint create "
+                f"{self.service}"
+            )
+        return found
+
+    def _owns(self, arn: str) -> bool:
+        tags = self.aws.read("sagemaker", "ListTags", ResourceArn=arn)
+        return self.names.owns(tags["Tags"] if tags else [])
+
+    def ensure(self, image: str, data: str) -> str:
+        """Bring the endpoint to its definition: what was done, as a word. Does not wait for what it starts."""
+        self.check_role()
+        config = self._ensure_config(image, data)
+        found = self.describe()
+        if found and found["EndpointStatus"] in AT_WORK:
+            found = self.settle()
+        if found and found["EndpointStatus"] == "Failed":
+            say(f"{self.name} failed earlier ({found.get('FailureReason', 'no reason given')}); making it anew")
+            self.delete()
+            found = None
+        self._ensure_alarm()
+        if found is None:
+            creation = definitions.endpoint(self.names, self.service, config)
+            self.aws.change("sagemaker", "CreateEndpoint", **creation)
+            return "created"
+        if found["EndpointConfigName"] == config:
+            return "unchanged"
+        self.aws.change("sagemaker", "UpdateEndpoint", **definitions.update(self.names, self.service, config))
+        return "updated"
+
+    def check_role(self) -> None:
+        """Raises ConfigError that says what is wrong with the role SageMaker would run it with."""
+        arn = self.names.settings.role_arn
+        if not arn:
+            raise ConfigError(
+                "role_arn is not set: SageMaker runs the endpoint with that role; `python -m deploy policy trust` and "
+                "`policy endpoint` print what it needs"
+            )
+        if not arn.startswith(f"arn:{self.names.partition}:"):
+            raise ConfigError(f"role_arn {arn} is not of the partition {self.names.partition} of {self.aws.region}")
+        if self.aws.read("iam", "GetRole", RoleName=arn.rpartition("/")[2]) is None and not self.aws.offline:
+            raise ConfigError(
+                f"role_arn: there is no role {arn}; make it from what `python -m deploy policy trust` and `policy "
+                "endpoint` print"
+            )
+
+    def _ensure_config(self, image: str, data: str) -> str:
+        model = definitions.model(self.names, self.service, image, data)
+        if self.aws.read("sagemaker", "DescribeModel", ModelName=model["ModelName"]) is None:
+            self.aws.change("sagemaker", "CreateModel", **model)
+        config = definitions.endpoint_config(self.names, self.service, model["ModelName"])
+        name = str(config["EndpointConfigName"])
+        if self.aws.read("sagemaker", "DescribeEndpointConfig", EndpointConfigName=name) is None:
+            self.aws.change("sagemaker", "CreateEndpointConfig", **config)
+        return name
+
+    def _ensure_alarm(self) -> None:
+        wanted = definitions.alarm(self.names, self.service)
+        found = self.aws.read("cloudwatch", "DescribeAlarms", AlarmNames=[wanted["AlarmName"]])
+        if not (found and found["MetricAlarms"]):
+            self.aws.change("cloudwatch", "PutMetricAlarm", **wanted)
+
+    def settle(self) -> dict[str, Any] | None:
+        """Wait until SageMaker is done with it; None when it is gone. Raises TimeLimit."""
+        if self.aws.journal.dry_run:
+            return self.describe()
+        started, shown = time.monotonic(), ""
+        while (found := self.describe()) and found["EndpointStatus"] in AT_WORK:
+            seconds = time.monotonic() - started
+            if found["EndpointStatus"] != shown:
+                shown = found["EndpointStatus"]
+                say(f"{self.name}: {shown} ({seconds:.0f} s)")
+            if seconds > self.names.settings.wait_seconds:
+                raise TimeLimit(
+                    f"{self.name} is still {shown} after {seconds:.0f} s; go on waiting with: python -m deploy "
+                    f"endpoint wait {self.service}"
+                )
+            self.sleep(self.names.settings.poll_seconds)
+        if found:
+            say(f"{self.name}: {found['EndpointStatus']} ({time.monotonic() - started:.0f} s)")
+        return found
+
+    def wait(self, image: str = "", data: str = "") -> dict[str, Any]:
+        """Wait until it serves: with an image, until it serves that definition. Raises EndpointFailed with the reason
+        and the last log lines, after removing the definition that an update could not bring up."""
+        if self.aws.journal.dry_run:
+            return {}
+        found = self.settle()
+        if found is None:
+            raise EndpointFailed(f"{self.name} is gone: somebody deleted it")
+        status, reason = found["EndpointStatus"], found.get("FailureReason", "SageMaker gives no reason")
+        if status != "InService":
+            raise EndpointFailed(f"{self.name} is {status}: {reason}", self.log())
+        if image and found["EndpointConfigName"] != self._definition_names(image, data)[1]:
+            serving = self.aws.ask(
+                "sagemaker", "DescribeEndpointConfig", EndpointConfigName=found["EndpointConfigName"]
+            )
+            self.remove_unused(found["EndpointConfigName"], serving["ProductionVariants"][0]["ModelName"])
+            raise EndpointFailed(
+                f"the update of {self.name} failed and was rolled back; it serves as before with "
+                f"{found['EndpointConfigName']}: {reason}",
+                self.log(),
+            )
+        return found
+
+    def settled(self, image: str, data: str) -> None:
+        """Wait until it serves that definition, then remove every other one of the project."""
+        self.wait(image, data)
+        model, config = self._definition_names(image, data)
+        self.remove_unused(config, model)
+
+    def _definition_names(self, image: str, data: str) -> tuple[str, str]:
+        model = str(definitions.model(self.names, self.service, image, data)["ModelName"])
+        return model, str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"])
+
+    def log(self) -> list[str]:
+        """The end of what its containers printed."""
+        return logs.last_lines(self.aws, self.names.log_group(self.service), LOG_LINES)
+
+    def configs(self) -> list[str]:
+        """Names of the project's configurations for this endpoint."""
+        found = self.aws.pages("sagemaker", "ListEndpointConfigs", "EndpointConfigs", NameContains=f"{self.name}-")
+        return self._mine(found, "EndpointConfig")
+
+    def models(self) -> list[str]:
+        """Names of the project's models for this endpoint."""
+        return self._mine(self.aws.pages("sagemaker", "ListModels", "Models", NameContains=f"{self.name}-"), "Model")
+
+    def _mine(self, found: Any, kind: str) -> list[str]:
+        named = [item for item in found if item[f"{kind}Name"].startswith(f"{self.name}-")]
+        return [item[f"{kind}Name"] for item in named if self._owns(item[f"{kind}Arn"])]
+
+    def remove_unused(self, config: str, model: str) -> None:
+        """Delete every configuration and model of the project for this endpoint but these."""
+        for name in set(self.configs()) - {config}:
+            self.aws.change("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name)
+        for name in set(self.models()) - {model}:
+            self.aws.change("sagemaker", "DeleteModel", ModelName=name)
+
+    def set_count(self, count: int) -> None:
+        """Run a fixed number of instances, out of autoscaling."""
+        found = self.require()
+        scaling.ensure(self.aws, self.names, self.service, None)
+        if found["ProductionVariants"][0].get("DesiredInstanceCount") != count:
+            wanted = definitions.capacity(self.names, self.service, count)
+            self.aws.change("sagemaker", "UpdateEndpointWeightsAndCapacities", **wanted)
+
+    def delete(self) -> None:
+        """Delete the endpoint alone, and wait until it is gone; SageMaker refuses while it is working on it."""
+        found = self.settle()
+        if found and found["EndpointStatus"] != "Deleting":
+            self.aws.change("sagemaker", "DeleteEndpoint", EndpointName=self.name)
+            self.settle()

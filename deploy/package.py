@@ -1,0 +1,54 @@
+"""model.tar.gz for the stock DJL image: this project's handler and the packages it needs, code only.
+
+The weights stay in their S3 prefix, which the container reads when it starts. The same source gives the same bytes.
+"""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+from deploy import definitions, upload
+from deploy.aws import Aws
+from deploy.names import Names
+from deploy.settings import ROOT
+
+SERVING = ROOT / "serving"
+# What the handler needs beyond torch, which comes with the image; torch itself must stay the image's own.
+REQUIREMENTS = """transformers>=5.16.1,<5.20
+safetensors
+sentencepiece
+pydantic-settings
+structlog
+prometheus-client
+typer
+rich
+boto3
+"""
+
+
+def build(path: Path) -> Path:
+    """Write the archive to `path`: model.py, chatglm2/, serving.properties and requirements.txt at its top."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sources = sorted(file for file in SERVING.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+        for file in sources:
+            _add(tar, file.relative_to(SERVING).as_posix(), file.read_bytes())
+        _add(tar, "requirements.txt", REQUIREMENTS.encode())
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), 0o644
+    tar.addfile(info, io.BytesIO(content))
+
+
+def send(aws: Aws, names: Names, path: Path, weights: str) -> str:
+    """Bring the archive to where the model definition looks for it; returns that address."""
+    address = definitions.package_uri(names, weights)
+    key = address.removeprefix(f"s3://{names.bucket}/")
+    upload.upload(aws, names, upload.checksums({key: path}))
+    return address

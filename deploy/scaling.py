@@ -1,0 +1,39 @@
+"""Autoscaling of an endpoint: between two numbers of instances, by the requests under way."""
+
+from typing import Any
+
+from deploy import definitions
+from deploy.aws import Aws
+from deploy.names import Names
+from deploy.settings import Autoscaling, ServiceName
+
+SCALING = "application-autoscaling"
+
+
+def target(aws: Aws, names: Names, service: ServiceName) -> dict[str, Any] | None:
+    """What autoscaling knows of the endpoint; None where it does not have it."""
+    variant = definitions.variant(names, service)
+    place = {"ServiceNamespace": variant["ServiceNamespace"], "ResourceIds": [variant["ResourceId"]]}
+    return next(aws.pages(SCALING, "DescribeScalableTargets", "ScalableTargets", **place), None)
+
+
+def ensure(aws: Aws, names: Names, service: ServiceName, scaling: Autoscaling | None) -> None:
+    """Bring autoscaling to its definition; with None, take the endpoint out of it."""
+    found = target(aws, names, service)
+    if scaling is None:
+        if found:
+            aws.change(SCALING, "DeregisterScalableTarget", **definitions.variant(names, service))
+        return
+    wanted = definitions.scalable_target(names, service, scaling)
+    if not found or any(found[key] != wanted[key] for key in ("MinCapacity", "MaxCapacity")):
+        aws.change(SCALING, "RegisterScalableTarget", **wanted)
+    policy = definitions.scaling_policy(names, service, scaling)
+    key = "TargetTrackingScalingPolicyConfiguration"
+    if all(there[key] != policy[key] for there in _policies(aws, names, service)):
+        aws.change(SCALING, "PutScalingPolicy", **policy)
+
+
+def _policies(aws: Aws, names: Names, service: ServiceName) -> list[dict[str, Any]]:
+    variant = definitions.variant(names, service)
+    place = {"ServiceNamespace": variant["ServiceNamespace"], "ResourceId": variant["ResourceId"]}
+    return list(aws.pages(SCALING, "DescribeScalingPolicies", "ScalingPolicies", **place))

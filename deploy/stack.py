@@ -1,0 +1,96 @@
+"""The whole way in order: weights, image, endpoints. Each step looks first and does only what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy import bucket, denoiser_data, image, package, scaling, upload, weights
+from deploy.aws import Aws
+from deploy.endpoint import Endpoint
+from deploy.errors import ConfigError
+from deploy.names import Names
+from deploy.settings import ServiceName, Settings
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What the settings describe, in one account and region."""
+
+    settings: Settings
+    aws: Aws
+    names: Names
+
+    def endpoint(self, service: ServiceName) -> Endpoint:
+        """One of its endpoints."""
+        return Endpoint(self.aws, self.names, service)
+
+    def is_stock(self, service: ServiceName) -> bool:
+        """Whether the endpoint runs the DJL image of AWS."""
+        return service == "chat" and self.settings.chat.image == "stock"
+
+    def image(self, service: ServiceName) -> str:
+        """Address of the endpoint's image."""
+        return self.names.stock_image if self.is_stock(service) else image.address(self.names)
+
+    def data(self, service: ServiceName) -> str:
+        """Address of the endpoint's model data."""
+        return weights.uri(self.names) if service == "chat" else denoiser_data.uri(self.names)
+
+    def prepare_weights(self) -> None:
+        """Download and convert what is not here yet."""
+        if not weights.in_s3(self.settings.weights):
+            weights.download(self.settings, self.aws.journal)
+            weights.convert(self.settings, self.aws.journal)
+
+    def send_data(self, services: Sequence[ServiceName]) -> dict[ServiceName, str]:
+        """Bring the services' model data to S3: the prefix of each."""
+        chat = self.settings.chat.packaged or not weights.in_s3(self.settings.weights)
+        needed = {"chat": chat, "denoiser": not denoiser_data.in_s3(self.settings)}
+        if any(needed[service] for service in services):
+            bucket.ensure(self.aws, self.names)
+        send = {"chat": weights.send, "denoiser": denoiser_data.send}
+        data = {service: send[service](self.aws, self.names) for service in services}
+        if "chat" in data and self.settings.chat.packaged:
+            package.send(self.aws, self.names, package.build(self.package_path()), data["chat"])
+        return data
+
+    def ensure_image(self) -> str:
+        """Build and push, unless the repository has it: the address of the custom image."""
+        if not image.is_pushed(self.aws, self.names):
+            image.build(self.names, self.aws)
+        return image.push(self.aws, self.names)
+
+    def package_path(self) -> Path:
+        """Where `package` writes unless told otherwise."""
+        return self.settings.weights.cache_dir.expanduser() / "package" / "model.tar.gz"
+
+    def up(self) -> dict[str, Any]:
+        """All of it; what became of each endpoint."""
+        services = self.settings.enabled()
+        for service in services[:1]:
+            self.endpoint(service).check_role()
+        if "chat" in services:
+            self.prepare_weights()
+        data = self.send_data(services)
+        if not all(self.is_stock(service) for service in services):
+            self.ensure_image()
+        made = {name: self.endpoint(name).ensure(self.image(name), data[name]) for name in services}
+        for service in services:
+            self.finish(service, data[service])
+        return {self.names.endpoint(service): what for service, what in made.items()}
+
+    def finish(self, service: ServiceName, data: str) -> None:
+        """Wait until the endpoint serves its definition, remove the one before, bring autoscaling to its own."""
+        self.endpoint(service).settled(self.image(service), data)
+        scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
+
+    def require_artifacts(self, service: ServiceName) -> tuple[str, str]:
+        """Image and model data of an endpoint. Raises ConfigError naming the command that brings what is missing."""
+        data = self.data(service)
+        mark = weights.MARK if service == "chat" else denoiser_data.MARK
+        if not self.aws.offline and not upload.is_marked(self.aws, data, mark):
+            raise ConfigError(f"the model data is not at {data}; run: python -m deploy weights upload {service}")
+        if not self.is_stock(service) and not image.is_pushed(self.aws, self.names) and not self.aws.offline:
+            raise ConfigError(f"{self.image(service)} is not pushed; run: python -m deploy image build, image push")
+        return self.image(service), data

@@ -1,0 +1,220 @@
+"""One endpoint: waiting, failing, rolling back, deleting, and what belongs to others."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deploy.aws import Aws
+from deploy.journal import Journal
+from deploy.logs import follow
+from tests.deploy.conftest import Account, print_log, push_image, things
+from tests.deploy.iam import refused
+from tests.deploy.stand_in import Failure
+
+CPU = {"denoiser__instance_type": "ml.m5.large"}
+
+
+@pytest.fixture
+def denoiser(ready: Account) -> Account:
+    """An account with the denoiser's endpoint."""
+    assert ready.deploy("endpoint", "create", "denoiser").code == 0
+    return ready
+
+
+def test_wait_shows_each_state(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Creating", "InService"]
+    done = ready.deploy("endpoint", "create", "denoiser")
+    assert done.code == 0, done.err
+    assert done.err.index("djl-container-denoiser: Creating") < done.err.index("djl-container-denoiser: InService")
+
+
+def test_a_failed_endpoint_shows_the_reason_and_the_last_log_lines(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Failed"]
+    ready.aws.reason = "The primary container did not pass the ping health check."
+    print_log(ready, "denoiser", "starting", "denoiser: MODEL_PATH=/nowhere is no checkpoint")
+    done = ready.deploy("endpoint", "create", "denoiser")
+    assert done.code == 3
+    assert "djl-container-denoiser is Failed: The primary container did not pass" in done.err
+    assert "  denoiser: MODEL_PATH=/nowhere is no checkpoint" in done.err
+    assert "CreateEndpoint" in done.err.splitlines()[-1]  # what was made stays said
+    assert "Traceback" not in done.err
+
+
+def test_a_failed_endpoint_is_made_anew(ready: Account) -> None:
+    ready.aws.states = ["Creating", "Failed"]
+    assert ready.deploy("endpoint", "create", "denoiser").code == 3
+    ready.aws.reason = ""
+    again = ready.deploy("endpoint", "create", "denoiser", "--json")
+    assert again.code == 0, again.err
+    assert "failed earlier" in again.err
+    assert again.json == {"djl-container-denoiser": "created"}
+
+
+def test_an_update_that_fails_is_rolled_back_and_said(denoiser: Account) -> None:
+    before = things(denoiser)
+    denoiser.aws.failing_updates, denoiser.aws.reason = True, "Alarm djl-container-denoiser-5xx went off"
+    push_image(denoiser, "v2")
+    done = denoiser.deploy("endpoint", "update", "denoiser", image__tag="v2")
+    assert done.code == 3
+    assert "failed and was rolled back" in done.err
+    assert before["configs"][0] in done.err
+    assert "Alarm djl-container-denoiser-5xx went off" in done.err
+    assert "djl-container-denoiser: RollingBack" in done.err
+    assert things(denoiser) == before
+
+
+def test_waiting_ends_at_the_limit(ready: Account) -> None:
+    ready.aws.states = ["Creating"] * 1000
+    done = ready.deploy("endpoint", "create", "denoiser", wait_seconds="0.05")
+    assert done.code == 4
+    assert "endpoint wait denoiser" in done.err
+    ready.aws.states = ["Creating", "InService"]
+    assert ready.deploy("endpoint", "wait", "denoiser").code == 0
+
+
+def test_an_endpoint_at_work_is_waited_for_before_it_is_changed(denoiser: Account) -> None:
+    denoiser.aws.states = ["Updating", "Updating"]
+    done = denoiser.deploy("endpoint", "update", "denoiser", "--json", **CPU)
+    assert done.code == 0, done.err
+    assert done.json == {"djl-container-denoiser": "updated"}
+
+
+def test_delete_takes_only_what_carries_the_tag(denoiser: Account) -> None:
+    sagemaker = denoiser.client("sagemaker")
+    sagemaker.create_model(ModelName="djl-container-denoiser-mine", ExecutionRoleArn=denoiser.settings["role_arn"])
+    done = denoiser.deploy("endpoint", "delete", "denoiser", "--yes")
+    assert done.code == 0, done.err
+    left = things(denoiser)
+    assert left["models"] == ["djl-container-denoiser-mine"]
+    assert left["endpoints"] == left["configs"] == left["alarms"] == []
+    assert left["repositories"] == ["djl-container"]
+
+
+def test_down_keeps_a_bucket_with_objects_of_others(account: Account) -> None:
+    assert account.deploy("weights", "upload").code == 0
+    bucket = things(account)["buckets"][0]
+    s3 = account.client("s3")
+    s3.put_object(Bucket=bucket, Key="djl-container/notes.txt", Body=b"of somebody else")
+    done = account.deploy("down", "--yes")
+    assert done.code == 0, done.err
+    assert f"kept the bucket {bucket}" in done.err
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["djl-container/notes.txt"]
+
+
+def test_an_endpoint_of_others_is_left_alone(account: Account) -> None:
+    assert account.deploy("weights", "upload", "denoiser").code == 0
+    sagemaker = account.client("sagemaker")
+    sagemaker.create_model(ModelName="theirs", ExecutionRoleArn=account.settings["role_arn"])
+    variant = {"VariantName": "A", "ModelName": "theirs", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="djl-container-denoiser", EndpointConfigName="theirs")
+    for command in (["update", "denoiser"], ["delete", "denoiser", "--yes"], ["create", "denoiser"]):
+        done = account.deploy("endpoint", *command)
+        assert done.code == 2
+        assert "is not of this project" in done.err
+        assert "--set name=NAME" in done.err
+    assert things(account)["endpoints"] == ["djl-container-denoiser"]
+
+
+@pytest.fixture
+def words(denoiser: Account) -> list[str]:
+    """A delete command as a process of its own."""
+    flags = [word for key, value in denoiser.settings.items() for word in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "deploy", "endpoint", "delete", "denoiser", *flags]
+
+
+def test_delete_asks_and_deletes_nothing_when_nobody_answers(denoiser: Account, words: list[str]) -> None:
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "endpoint djl-container-denoiser" in done.stderr
+    assert "add --yes" in done.stderr
+    assert things(denoiser)["endpoints"] == ["djl-container-denoiser"]
+
+
+def test_delete_asks_on_a_terminal(denoiser: Account, words: list[str]) -> None:
+    import pty  # noqa: PLC0415 - Unix only
+
+    for answer, code, left in (("n", 1, ["djl-container-denoiser"]), ("y", 0, [])):
+        ours, theirs = pty.openpty()
+        with open(ours, "w") as terminal:  # noqa: PTH123 - a descriptor
+            terminal.write(f"{answer}\n")
+            terminal.flush()
+            done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "delete all of it?" in done.stderr
+        assert things(denoiser)["endpoints"] == left
+
+
+def test_logs_are_followed(account: Account) -> None:
+    print_log(account, "chat", "loading", "ready")
+    aws = Aws(account.session, "us-east-1", Journal(), 2)
+    lines = follow(aws, "/aws/sagemaker/Endpoints/djl-container-chat", 0, sleep=lambda _: more())
+
+    def more() -> None:
+        place = {"logGroupName": "/aws/sagemaker/Endpoints/djl-container-chat", "logStreamName": "AllTraffic/i-1"}
+        event = {"timestamp": int(time.time() * 1000), "message": "a request"}
+        account.client("logs").put_log_events(**place, logEvents=[event])
+
+    assert [next(lines), next(lines), next(lines), next(lines)] == ["loading", "ready", "a request", "a request"]
+    assert refused(account, account.calls) == []
+
+
+def test_scale_between_two_numbers(denoiser: Account) -> None:
+    done = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "2", "--max", "4", "--target", "7.5", "--json")
+    assert done.code == 0, done.err
+    scaling = denoiser.client("application-autoscaling")
+    target = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"][0]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 4)
+    policy = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"][0]
+    metric = policy["TargetTrackingScalingPolicyConfiguration"]
+    assert metric["TargetValue"] == 7.5
+    denoiser.calls.clear()
+    again = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "2", "--max", "4", "--target", "7.5")
+    assert again.code == 0
+    assert not [call for call in denoiser.calls if call[1].startswith(("Put", "Register"))]
+    wrong = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "5", "--max", "4")
+    assert wrong.code == 2
+    assert "max (4) is below min (5)" in wrong.err
+
+
+def test_create_names_the_command_that_brings_what_is_missing(account: Account) -> None:
+    done = account.deploy("endpoint", "create", "chat")
+    assert done.code == 2
+    assert "weights upload" in done.err
+    done = account.deploy("endpoint", "create", "denoiser")
+    assert done.code == 2
+    assert "weights upload denoiser" in done.err
+    assert account.deploy("weights", "upload", "denoiser").code == 0
+    done = account.deploy("endpoint", "create", "denoiser", image__tag="v9")
+    assert done.code == 2
+    assert "image build" in done.err
+
+
+def test_a_missing_quota_says_where_to_ask(ready: Account) -> None:
+    message = "The account-level service limit 'ml.c5.xlarge for endpoint usage' is 0 Instances"
+    ready.aws.failures["CreateEndpoint"] = Failure("ResourceLimitExceeded", message)
+    done = ready.deploy("endpoint", "create", "denoiser")
+    assert done.code == 1
+    assert "Service Quotas" in done.err
+    assert "CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err
+
+
+def test_the_stock_image_runs_the_converted_weights(account: Account) -> None:
+    stock = {"chat__image": "stock", "denoiser__enabled": "false"}
+    done = account.deploy("up", "--dry-run", **stock)
+    assert done.code == 0, done.err
+    model = next(entry for entry in done.json if entry["operation"] == "CreateModel")["parameters"]
+    container = model["PrimaryContainer"]
+    assert container["Image"].startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.36.0-lmi")
+    assert container["Environment"]["HF_MODEL_ID"] == "/opt/ml/model"
+    assert "ModelDataSource" in container
+    assert not [entry for entry in done.json if "command" in entry or entry.get("service") == "ecr"]
+    packed = account.deploy("up", "--dry-run", chat__packaged="true", **stock)
+    model = next(entry for entry in packed.json if entry["operation"] == "CreateModel")["parameters"]
+    assert model["PrimaryContainer"]["ModelDataUrl"].endswith("/model.tar.gz")
+    assert model["PrimaryContainer"]["Environment"]["HF_MODEL_ID"].startswith("s3://")
+    assert model["EnableNetworkIsolation"] is False
+    assert json.dumps(packed.json).count("model.tar.gz") >= 2  # uploaded, and named

@@ -1,0 +1,53 @@
+"""The image's tag, and what a dry run shows of build and push. Docker itself is in tests/container."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import ConfigError
+from deploy.image import source_checksum
+from deploy.settings import Image
+from tests.deploy.conftest import Account
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY hello /\n")
+    (tmp_path / "hello").write_text("hello")
+    (tmp_path / ".dockerignore").write_text("# not these\nnotes\n*.log\n")
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_the_tag_changes_with_what_goes_into_the_image_and_with_nothing_else(context: Path) -> None:
+    tag = source_checksum(Image(context=context))
+    (context / "notes" / "today").write_text("ignored")
+    (context / "build.log").write_text("ignored")
+    assert source_checksum(Image(context=context)) == tag
+    assert source_checksum(Image(context=context, build_args={"BASE": "other"})) != tag
+    (context / "hello").write_text("hello, world")
+    assert source_checksum(Image(context=context)) != tag
+
+
+def test_a_missing_dockerfile_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no Dockerfile in"):
+        source_checksum(Image(context=tmp_path))
+
+
+def test_a_dry_run_shows_build_and_push(account: Account, context: Path) -> None:
+    tag = source_checksum(Image(context=context, build_args={"BASE": "b"}))
+    name = f"123456789012.dkr.ecr.us-east-1.amazonaws.com/djl-container:{tag}"
+    settings = {"image__tag": "", "image__context": str(context), "image__build_args": '{"BASE": "b"}'}
+    done = account.deploy("image", "build", "--dry-run", **settings)
+    assert done.json == [{"command": ["docker", "build", "--tag", name, "--build-arg", "BASE=b", str(context)]}]
+    account.client("ecr").delete_repository(repositoryName="djl-container", force=True)
+    done = account.deploy("image", "push", "--dry-run", **settings)
+    assert [entry.get("operation", "push") for entry in done.json] == ["CreateRepository", "push"]
+    assert done.json[0]["parameters"]["imageTagMutability"] == "IMMUTABLE"
+    assert done.json[1] == {"push": name}
+
+
+def test_an_image_that_is_there_is_not_pushed_again(account: Account) -> None:
+    done = account.deploy("image", "push", "--dry-run")
+    assert done.json == []
+    assert "pushed already" in done.err

@@ -1,0 +1,106 @@
+"""Questions to an endpoint whose container is a real chat service; its stream arrives cut anywhere."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.errors import DeployError
+from deploy.invoke import objects
+from tests import servers
+from tests.deploy.conftest import Account
+from tests.deploy.iam import refused
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """The chat service, as the container runs it."""
+    with servers.chat("serve", tmp_path_factory.mktemp("chat") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint(account: Account, chat: servers.Server) -> Account:
+    """An account whose endpoints answer with the real service."""
+    account.aws.service = chat.url
+    return account
+
+
+SHORT = json.dumps({"max_new_tokens": 12, "do_sample": False})
+
+
+def test_the_whole_answer(endpoint: Account) -> None:
+    done = endpoint.deploy(
+        "endpoint", "invoke", "chat", "--text", "What is a data warehouse?", "--parameters", SHORT, "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["outputs"]
+    assert done.json["history"] == [["What is a data warehouse?", done.json["outputs"]]]
+
+
+@pytest.mark.parametrize("cut", [2, 7, 50])
+def test_a_stream_is_the_same_answer(endpoint: Account, cut: int) -> None:
+    text = "Say 你好 — naïve café."
+    words = ("endpoint", "invoke", "chat", "--text", text, "--parameters", SHORT)
+    whole = endpoint.deploy(*words, "--json").json["outputs"]
+    endpoint.aws.cut = cut
+    streamed = endpoint.deploy(*words, "--stream")
+    assert streamed.code == 0, streamed.err
+    assert streamed.out == f"{whole}\n"
+    assert refused(endpoint, endpoint.calls) == []
+
+
+def test_a_question_from_a_file(endpoint: Account, tmp_path: Path) -> None:
+    file = tmp_path / "question.txt"
+    file.write_text("  What is\n\na cat?\n", encoding="utf-8")
+    done = endpoint.deploy("endpoint", "invoke", "chat", "--file", str(file), "--parameters", SHORT, "--json")
+    assert done.code == 0, done.err
+    assert done.json["history"][0][0] == "What is\n\na cat?"
+
+
+def test_what_the_container_refuses_is_shown(endpoint: Account) -> None:
+    wrong = ("endpoint", "invoke", "chat", "--text", "Hi", "--parameters", '{"temprature": 1}')
+    for words in (wrong, (*wrong, "--stream")):
+        done = endpoint.deploy(*words)
+        assert done.code == 1
+        assert "djl-container-chat answered 400" in done.err
+        assert "temperature" in done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["chat", "--parameters", "[1]"], "not a JSON object"),
+        (["chat", "--parameters", "{"], "not JSON"),
+        (["chat", "--file", "/nowhere"], "name a UTF-8 text file"),
+        (["denoiser", "--stream"], "only chat streams"),
+    ],
+)
+def test_requests_that_cannot_be_made(account: Account, words: list[str], said: str) -> None:
+    done = account.deploy("endpoint", "invoke", *words)
+    assert done.code == 2
+    assert said in done.err
+
+
+VALUES = st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=8), max_size=2), max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(VALUES, st.lists(st.integers(0, 200), max_size=30))
+def test_lines_come_whole_however_they_are_cut(values: list[dict[str, str]], cuts: list[int]) -> None:
+    data = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+    ends = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    chunks = [data[start:end] for start, end in itertools.pairwise(ends)]
+    assert list(objects(chunks)) == values
+
+
+def test_a_stream_that_ends_in_the_middle_is_an_error() -> None:
+    found = objects([b'{"a": 1}\n{"b"'])
+    assert next(found) == {"a": 1}
+    with pytest.raises(DeployError, match="ends in the middle"):
+        next(found)

@@ -1,0 +1,196 @@
+"""The whole way: `up`, what an operator does then, `down`; and `up` cut off at every step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from deploy.aws import FilePart
+from tests.deploy.conftest import Account, Call, MakeAccount, Outcome, print_log, push_image, things
+from tests.deploy.iam import asked_for, deployer_policy, refused
+from tests.deploy.stand_in import Failure
+
+SCALED = {"chat__autoscaling": '{"max": 3}'}
+EMPTY = ["endpoints", "configs", "models", "alarms", "buckets", "repositories", "targets"]
+READS = ("Get", "Head", "List", "Describe", "Invoke", "Filter")
+
+
+class Life:
+    """What was seen of a deployment from its first day to its last."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.dry = account.deploy("up", "--dry-run", **SCALED)
+        self.after_dry_run = things(account)
+        self.changes_of_dry_run = changes(account.calls)
+        self.up = account.deploy("up", "--json", **SCALED)
+        self.changes_of_up = changes(account.calls)
+        self.wire = list(account.aws.wire)
+        self.things = things(account)
+        account.calls.clear()
+        self.again = account.deploy("up", "--json", **SCALED)
+        self.changes_of_again = changes(account.calls)
+        push_image(account, "v2")
+        self.dry_update = account.deploy("endpoint", "update", "chat", "--dry-run", image__tag="v2", **SCALED)
+        self.update = account.deploy("endpoint", "update", "chat", "--json", image__tag="v2", **SCALED)
+        self.changes_of_update = changes(account.calls)
+        self.updated = things(account)
+        print_log(account, "chat", "loading", "ready")
+        self.logs = account.deploy("endpoint", "logs", "chat", "--json")
+        self.status = account.deploy("endpoint", "status", "chat", "--json")
+        self.scale = account.deploy("endpoint", "scale", "chat", "--count", "2", "--json")
+        self.calls = [*account.calls]
+        account.calls.clear()
+        self.dry_down = account.deploy("down", "--dry-run")
+        self.down = account.deploy("down", "--yes", "--json")
+        self.changes_of_down = changes(account.calls)
+        self.calls += account.calls
+        self.left = things(account)
+
+
+def changes(calls: list[Call]) -> list[Call]:
+    """The calls that change something."""
+    return [call for call in calls if not call[1].startswith(READS)]
+
+
+@pytest.fixture(scope="module", params=["us-east-1", "cn-north-1"])
+def life(request: pytest.FixtureRequest, make_account: MakeAccount) -> Life:
+    return Life(make_account(request.param))
+
+
+def test_every_command_succeeds(life: Life) -> None:
+    for outcome in vars(life).values():
+        if isinstance(outcome, Outcome):
+            assert outcome.code == 0, outcome.err
+
+
+def test_up_makes_everything_and_down_leaves_nothing(life: Life) -> None:
+    region = life.account.settings["region"]
+    assert life.things["endpoints"] == ["djl-container-chat", "djl-container-denoiser"]
+    assert [len(life.things[key]) for key in EMPTY] == [2, 2, 2, 2, 1, 1, 1]
+    assert life.things["buckets"] == [f"djl-container-123456789012-{region}"]
+    assert life.left == {key: [] for key in EMPTY}
+    assert len(life.down.json["deleted"]) == 11
+
+
+def test_a_second_up_changes_nothing(life: Life) -> None:
+    assert life.again.json["changed"] == "nothing"
+    assert life.changes_of_again == []
+
+
+def test_a_dry_run_changes_nothing(life: Life) -> None:
+    assert life.changes_of_dry_run == []
+    assert life.after_dry_run["buckets"] == life.after_dry_run["endpoints"] == []
+
+
+@pytest.mark.parametrize("command", ["up", "update", "down"])
+def test_a_dry_run_prints_what_is_sent(life: Life, command: str) -> None:
+    """Fields as `<Operation.Field>` stand for what only an answer tells; threads may send parts in another order."""
+    printed: list[dict[str, Any]] = {"up": life.dry, "update": life.dry_update, "down": life.dry_down}[command].json
+    sent = {"up": life.changes_of_up, "update": life.changes_of_update, "down": life.changes_of_down}[command]
+    assert sorted(map(_key, printed), key=repr) == sorted((_key(_entry(call)) for call in sent), key=repr)
+
+
+def _entry(call: Call) -> dict[str, Any]:
+    service, operation, parameters = call
+    names = {"monitoring": "cloudwatch"}
+    return {"service": names.get(service, service), "operation": operation, "parameters": parameters}
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    return entry["service"], entry["operation"], repr(sorted(_plain(entry["parameters"]).items()))
+
+
+def _plain(value: Any) -> Any:
+    """Without what only an answer tells, and without the bytes of bodies."""
+    if isinstance(value, Mapping):
+        told = ("UploadId", "ETag", "Body")
+        return {key: "?" if key in told else _plain(inner) for key, inner in sorted(value.items())}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return "?" if isinstance(value, (bytes, FilePart)) else value
+
+
+def test_what_is_printed_is_what_travels(life: Life) -> None:
+    """The JSON of the requests to SageMaker, ECR and autoscaling as it came over HTTP."""
+    printed = {e["operation"]: e["parameters"] for e in life.dry.json if "operation" in e}
+    came = dict(life.wire)
+    for operation in ("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "RegisterScalableTarget"):
+        assert came[operation] == printed[operation]
+
+
+def test_requests_to_sagemaker(life: Life) -> None:
+    region = life.account.settings["region"]
+    partition, domain = ("aws-cn", "amazonaws.com.cn") if region == "cn-north-1" else ("aws", "amazonaws.com")
+    requests = [entry for entry in life.dry.json if entry.get("service") == "sagemaker"]
+    model = next(e["parameters"] for e in requests if e["operation"] == "CreateModel")
+    container = model["PrimaryContainer"]
+    assert container["Image"] == f"123456789012.dkr.ecr.{region}.{domain}/djl-container:v1"
+    source = container["ModelDataSource"]["S3DataSource"]
+    assert source["S3Uri"].startswith(f"s3://djl-container-123456789012-{region}/djl-container/weights/tiny-model-")
+    assert source["S3Uri"].endswith("/")
+    assert (source["S3DataType"], source["CompressionType"]) == ("S3Prefix", "None")
+    assert model["ExecutionRoleArn"].startswith(f"arn:{partition}:")
+    assert model["EnableNetworkIsolation"] is True
+    assert model["Tags"] == [{"Key": "djl-container-project", "Value": "djl-container"}]
+    config = next(e["parameters"] for e in requests if e["operation"] == "CreateEndpointConfig")
+    variant = config["ProductionVariants"][0]
+    assert variant["InferenceAmiVersion"] == "al2023-ami-sagemaker-inference-gpu-4-1"
+    assert variant["ContainerStartupHealthCheckTimeoutInSeconds"] == 900
+    assert variant["RoutingConfig"] == {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"}
+    denoiser = [e["parameters"] for e in requests if e["operation"] == "CreateEndpointConfig"][1]
+    assert "InferenceAmiVersion" not in denoiser["ProductionVariants"][0]
+
+
+def test_update_replaces_and_removes_what_was_before(life: Life) -> None:
+    assert life.update.json == {"djl-container-chat": "updated"}
+    assert len(life.updated["configs"]) == len(life.updated["models"]) == 2
+    assert set(life.updated["configs"]) != set(life.things["configs"])
+    request = next(call[2] for call in life.changes_of_update if call[1] == "UpdateEndpoint")
+    alarms = request["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
+    assert alarms == [{"AlarmName": "djl-container-chat-5xx"}]
+    assert request["RetainAllVariantProperties"] is True
+
+
+def test_operators_commands(life: Life) -> None:
+    assert life.logs.json == {"lines": ["loading", "ready"]}
+    assert life.status.json["status"] == "InService"
+    assert life.scale.json == {"instances": 2}
+
+
+def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
+    """Every recorded call is allowed; every allowed action was called, but those that Docker and AWS itself call."""
+    account, calls = life.account, [*life.changes_of_up, *life.calls]
+    assert refused(account, calls) == []
+    document = deployer_policy(account)
+    asked = {access for call in calls for access in asked_for(account, call)}
+    allowed = {action for statement in document["Statement"] for action in statement["Action"]}
+    by_others = {
+        # Docker's push
+        "ecr:BatchCheckLayerAvailability", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage",
+        "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
+        # autoscaling, the first time in an account
+        "iam:CreateServiceLinkedRole",
+        # tests of their own: test_upload, test_invoke, test_endpoint, tests/container
+        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "sagemaker:InvokeEndpoint",
+        "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents", "ecr:TagResource", "ecr:CreateRepository",
+    }  # fmt: skip
+    assert allowed - {access.action for access in asked} == by_others
+
+
+def test_up_cut_off_at_any_step_goes_on_the_next_time(account: Account) -> None:
+    dry = account.deploy("up", "--dry-run", denoiser__enabled="false", **SCALED)
+    steps = list(dict.fromkeys(entry["operation"] for entry in dry.json))
+    assert len(steps) == 14
+    steps.remove("PutObject")
+    steps.insert(steps.index("CompleteMultipartUpload") + 1, "PutObject")
+    for step in steps:
+        account.aws.failures[step] = Failure("AccessDenied", "not now", times=9)
+        cut = account.deploy("up", denoiser__enabled="false", **SCALED)
+        assert cut.code == 1, cut.out
+        assert "not now" in cut.err
+        assert "Traceback" not in cut.err
+        account.aws.failures.clear()
+    done = account.deploy("up", "--json", denoiser__enabled="false", **SCALED)
+    assert done.code == 0, done.err
+    assert [len(things(account)[key]) for key in EMPTY] == [1, 1, 1, 1, 1, 1, 1]
