@@ -1,6 +1,7 @@
 """An AWS account over HTTP, a small checkpoint to deploy, and the command line run in this process."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -42,6 +43,13 @@ class Outcome:
 Call = tuple[str, str, dict[str, Any]]
 
 
+@functools.cache
+def unrecorded(service: str, region: str) -> Any:
+    """A client of the tests themselves."""
+    create: Any = boto3.client
+    return create(service, region_name=region)
+
+
 @dataclass
 class Account:
     """An account, and the commands run in it."""
@@ -60,8 +68,7 @@ class Account:
 
     def client(self, service: str) -> Any:
         """A client that leaves no record."""
-        create: Any = boto3.client
-        return create(service, region_name=self.settings["region"])
+        return unrecorded(service, self.settings["region"])
 
 
 def run(words: list[str], session: boto3.Session | None = None) -> Outcome:

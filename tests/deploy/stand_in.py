@@ -211,7 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
         pause = self.stand_in.pause_after
         if pause is not None and self.stand_in.counts.get("UploadPart", 0) > pause:
             self.stand_in.hold.wait(60)
-            return
+            if self.stand_in.pause_after is not None:
+                return
         arrived = body[:-1] + b"?" if self.stand_in.corrupt else body
         digest = base64.b64encode(hashlib.sha256(arrived).digest()).decode()
         if self.headers.get("x-amz-checksum-sha256", digest) != digest:

@@ -83,6 +83,23 @@ def test_an_upload_goes_on_after_a_kill(account: Account, weights: Path) -> None
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
 
 
+def test_ctrl_c_says_what_was_done(account: Account, weights: Path) -> None:
+    settings = {**account.settings, "weights.model": str(weights), "weights.parallel": "1"}
+    flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    account.aws.pause_after = 2
+    command = [sys.executable, "-m", "deploy", "weights", "upload", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(account.aws, "UploadPart", 3)
+        process.send_signal(signal.SIGINT)
+        account.aws.pause_after = None
+        account.aws.hold.set()
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "CreateBucket" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 def wait_for(aws: StandIn, operation: str, count: int) -> None:
     limit = time.monotonic() + 120
     while aws.counts.get(operation, 0) < count:
