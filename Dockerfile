@@ -49,9 +49,11 @@ RUN printf '%s\n' /opt/djl-container /opt/djl-container/serving > /opt/venv/lib/
 
 
 FROM ${BASE_IMAGE}
-# gcc and Python's headers are for Triton, which compiles its launchers when a GPU kernel first runs.
+# gcc and Python's headers are for Triton, which compiles its launchers when a GPU kernel first runs. Java's package links
+# into the folder of manual pages, which slim images lack.
 # hadolint ignore=DL3008
-RUN apt-get update \
+RUN mkdir -p /usr/share/man/man1 \
+    && apt-get update \
     && apt-get install -y --no-install-recommends \
         ca-certificates gcc libc6-dev libpython3.11-dev openjdk-17-jre-headless python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
