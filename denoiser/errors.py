@@ -24,6 +24,12 @@ class TooLargeError(DenoiserError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class MediaTypeError(DenoiserError):
+    """A body of another kind than the route takes."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
 class BusyError(DenoiserError):
     """As many requests are waiting as the queue holds."""
 

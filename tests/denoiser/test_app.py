@@ -23,6 +23,9 @@ TEXT = {"texts": ["hello there"]}
 class SlowEncoder:
     """Waits for the test before it answers."""
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
     def __init__(self) -> None:
         self.started, self.go_on = threading.Semaphore(0), threading.Event()
 
@@ -33,6 +36,9 @@ class SlowEncoder:
 
 
 class BrokenEncoder:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        raise RuntimeError(f"secret {texts}")
+
     def encode(self, texts: Sequence[str]) -> Embeddings:
         raise RuntimeError(f"secret {texts}")
 
