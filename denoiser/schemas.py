@@ -1,5 +1,6 @@
 """The denoiser's HTTP bodies: numbers are strict and unknown fields are refused."""
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -135,6 +136,78 @@ class OpenAIEmbeddingsReply(BaseModel):
     data: list[OpenAIEmbedding]
     model: str
     usage: OpenAIUsage
+
+
+class UploadAccepted(BaseModel):
+    """Reply of POST /upload/: the job waits."""
+
+    filename: str
+    word_count: int
+    job_id: str
+    status_url: str
+
+
+class UploadTrained(BaseModel):
+    """Reply of POST /upload/?wait=true: the last training loss (1 is the Wiener filter's)."""
+
+    filename: str
+    word_count: int
+    loss: float
+
+
+class Progress(BaseModel):
+    """Steps of the job's present phase."""
+
+    done: int
+    total: int
+
+
+class LossPoint(BaseModel):
+    """A point of the loss curve."""
+
+    step: int
+    loss: float
+
+
+class Figures(BaseModel):
+    """One method at one noise level on the held-out sentences; overlap by situation: query, store, both."""
+
+    method: str
+    noise_level: float
+    mse: float
+    cosine: float
+    overlap: dict[str, float]
+
+
+class JobReply(BaseModel):
+    """A training job; `losses` only where one job is asked for."""
+
+    job_id: str
+    filename: str
+    word_count: int
+    sentences: int
+    state: Literal["queued", "encoding", "training", "evaluating", "promoting", "done", "failed", "cancelled"]
+    progress: Progress
+    loss: float | None
+    losses: list[LossPoint] = []
+    figures: list[Figures]
+    promoted: bool
+    message: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class ModelReply(BaseModel):
+    """A checkpoint that can be switched to."""
+
+    model_id: str
+    active: bool
+    sha256: str
+    filename: str | None
+    sentences: int | None
+    created_at: datetime | None
+    figures: list[Figures]
+    message: str
 
 
 class Message(BaseModel):

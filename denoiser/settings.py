@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     queue_size: int = Field(default=128, ge=1)
     denoiser_cache: Path = Path.home() / ".cache" / "denoiser"
+    denoiser_data: Path = Path.home() / ".local" / "share" / "denoiser"
+    max_upload_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
+    ngrok_authtoken: SecretStr | None = None
+    train_steps: int = Field(default=1500, ge=1)
 
     @property
     def required_key(self) -> str | None:

@@ -58,16 +58,22 @@ def _loss(network: Network, clean: Tensor, precision: contextlib.AbstractContext
     return (((estimate - clean) ** 2).sum(1) / network.wiener_error(level)).mean()
 
 
-def train(embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None]) -> Network:
+def train(
+    embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None], start: Network | None = None
+) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
-    `progress` is told the number of steps done and the loss (1 is the Wiener filter's) every 50 steps.
+    With `start`, training begins from its axes and weights; it is left as it was. `progress` is told the number of
+    steps done and the loss (1 is the Wiener filter's) every 50 steps.
     """
     precision = fast_precision()
     with _seeded(recipe.seed):
-        network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks)
         clean = torch.from_numpy(embeddings)
-        network.fit_axes(clean)
+        if start is None:
+            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks)
+            network.fit_axes(clean)
+        else:
+            network = deepcopy(start).train().requires_grad_()
         clean = network.rotate(clean)
         averaged = deepcopy(network).requires_grad_(requires_grad=False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, fused=True)
