@@ -14,11 +14,12 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from denoiser.denoise import Denoiser
 from denoiser.errors import DenoiserError, NotReadyError, OffError
-from denoiser.gate import Gate, read_limited, refusal
+from denoiser.gate import OPEN_PAGES, Gate, read_limited, refusal
 from denoiser.jobs.routes import TrainingRoutes
 from denoiser.jobs.training import Training
 from denoiser.metrics import Metrics
@@ -40,6 +41,7 @@ from denoiser.service import Reply, Service
 from denoiser.settings import Settings
 from denoiser.worker import Admission
 
+CONSOLE = Path(__file__).parent / "console"
 BODIES_IN_MEMORY = 4  # as many of the largest size
 _log = structlog.get_logger()
 _Answer = Callable[[Service, bytes], Awaitable[Reply]]
@@ -61,7 +63,7 @@ class _Routes:
         self.service: Service | None = None
 
     def root(self) -> Message:
-        return Message(message="Sentence-embedding denoiser. The routes and their bodies are described at /docs.")
+        return Message(message="Sentence-embedding denoiser. Try it at /console; /docs describes the routes.")
 
     def health(self) -> Health:
         device = self.service.denoiser.device if self.service else None
@@ -158,6 +160,7 @@ def create_app(
     app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses={422: {"model": Refusal}})
     _add_routes(app, routes)
     app.include_router(training.router())
+    app.mount(OPEN_PAGES, StaticFiles(directory=CONSOLE, html=True))
     app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
     app.exception_handler(DenoiserError)(refusal)
     app.exception_handler(TimeoutError)(refusal)

@@ -26,7 +26,7 @@ _HEAD = 1 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the output besides the input. A noise level of "auto" is estimated for each 8,192 rows.
+    """What decides the output besides the input. A noise level of "auto" is estimated for each 2,048 rows.
 
     `model` tells one checkpoint from another.
     """

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from denoiser.errors import FileError
 
-CHUNK = 8192
+CHUNK = 2048
 SUFFIXES = (".npy", ".parquet", ".jsonl")
 HIGHEST = 1000.0
 Vectors = npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ def check(vectors: npt.NDArray[np.floating[Any]], start: int, path: Path) -> Vec
             f"{path}: row {start + row}, column {column} is {vectors[row, column]:g}; numbers must be finite and "
             f"between {-HIGHEST:g} and {HIGHEST:g}"
         )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+    return np.array(vectors, dtype=np.float32, order="C")
 
 
 class NpyReader:

@@ -14,6 +14,7 @@ from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyEr
 from denoiser.metrics import Metrics
 
 OPEN_ROUTES = ("/", "/health", "/ping")
+OPEN_PAGES = "/console"  # the page and its files hold nothing; what they ask for needs the key
 BODY_SECONDS = 60
 _log = structlog.get_logger()
 Next = Callable[[Request], Awaitable[Response]]
@@ -91,6 +92,8 @@ class Gate:
         return (
             self._key is None
             or request.url.path in OPEN_ROUTES
+            or request.url.path == OPEN_PAGES
+            or request.url.path.startswith(f"{OPEN_PAGES}/")
             or hmac.compare_digest(given, f"Bearer {self._key}".encode())
         )
 

@@ -16,6 +16,7 @@ from denoiser.encoder import Embeddings, fast_precision
 from denoiser.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 FEWEST = 64
+FINE_TUNING_RATE = 3e-4  # where training goes on from a network, a third of the usual rate
 _WARM_UP = 200
 _REPORT_EVERY = 50
 

@@ -26,9 +26,8 @@ from denoiser.logs import configure_logs
 from denoiser.models import Models
 from denoiser.network import Network
 from denoiser.settings import BUNDLED_CHECKPOINT
-from denoiser.training import FEWEST, Recipe, train
+from denoiser.training import FEWEST, FINE_TUNING_RATE, Recipe, train
 
-RATE = 3e-4  # a third of the usual one, for training goes on from the active model
 _FEWEST_HELD_OUT = 20
 _log = structlog.get_logger()
 
@@ -76,7 +75,9 @@ class _Run:
         active = Denoiser.from_checkpoint(active_network, base_manifest)
         own = type(active_network) is Network
         start, manifest = (active_network, base_manifest) if own else checkpoint.load(BUNDLED_CHECKPOINT)
-        recipe = Recipe(steps=self.steps, rate=RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"])
+        recipe = Recipe(
+            steps=self.steps, rate=FINE_TUNING_RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"]
+        )
         self.store.enter(self.job.id, "training", self.steps)
         network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
         self.store.enter(self.job.id, "evaluating", 1)
