@@ -3,6 +3,7 @@
 import typer
 
 from bench.chat import concurrency
+from bench.denoiser import embeddings, files
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -13,6 +14,8 @@ def commands() -> None:
 
 
 cli.command("chat")(concurrency)
+cli.command("embeddings")(embeddings)
+cli.command("files")(files)
 
 if __name__ == "__main__":
     cli()

@@ -97,6 +97,7 @@ def test_a_bad_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("alert")).to_contain_text("found 1 different sentences")
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_a_file_is_trained_on_and_the_model_switched(page: Page, tmp_path: Path) -> None:
     (tmp_path / "team.txt").write_text(sentences(150))
     page.get_by_label("UTF-8 text").set_input_files(tmp_path / "team.txt")
