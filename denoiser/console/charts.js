@@ -95,8 +95,9 @@ function neighbourMap(rows, view, truth, caption) {
   return framed(svg, `${caption}: ${kept} of ${rows.length} nearest kept`);
 }
 
-function lossCurve(points, steps) {
-  const width = 640, height = 220, left = 44, bottom = 28, top = 10;
+/** Drawn as wide as the place it is for, so that its words keep their size. */
+function lossCurve(points, steps, room) {
+  const width = Math.max(260, room), height = 220, left = 44, bottom = 28, top = 10;
   const svg = picture(width, height, points.length ? `loss ${points.at(-1).loss.toFixed(3)} after ${points.at(-1).step} of ${steps} steps` : "no loss yet");
   shape("rect", { x: left, y: top, width: width - left - 10, height: height - bottom - top, class: "frame" }, svg);
   if (!points.length) return svg;

@@ -64,7 +64,7 @@ async function compare() {
 function table(figures) {
   const made = document.createElement("table");
   const head = made.createTHead().insertRow();
-  for (const name of ["method", "noise", "mse", "cosine", "query", "store", "both"]) head.append(element("th", name, { scope: "col" }));
+  for (const name of ["method", "noise", "query", "store", "both", "cosine", "mse"]) head.append(element("th", name, { scope: "col" }));
   const body = made.createTBody();
   const levels = [...new Set(figures.map((row) => row.noise_level))];
   for (const level of levels) {
@@ -72,8 +72,9 @@ function table(figures) {
     const best = Object.fromEntries(["query", "store", "both"].map((name) => [name, Math.max(...rows.map((row) => row.overlap[name]))]));
     for (const row of rows) {
       const line = body.insertRow();
-      for (const text of [row.method, level, row.mse.toFixed(5), row.cosine.toFixed(3)]) line.append(element("td", text));
+      for (const text of [row.method, level]) line.append(element("td", text));
       for (const [name, value] of Object.entries(row.overlap)) line.append(element("td", value.toFixed(3), { className: value === best[name] ? "best" : "" }));
+      for (const text of [row.cosine.toFixed(3), row.mse.toFixed(5)]) line.append(element("td", text));
     }
   }
   return made;
@@ -86,7 +87,7 @@ function showJob(job) {
   part("job-progress").value = ENDS.includes(job.state) ? 1 : total ? done / total : 0;
   part("cancel").hidden = ENDS.includes(job.state);
   const steps = job.state === "training" ? total : job.losses.at(-1)?.step ?? 1;
-  part("loss").replaceChildren(lossCurve(job.losses, steps));
+  part("loss").replaceChildren(lossCurve(job.losses, steps, part("loss").clientWidth));
   part("report").hidden = !ENDS.includes(job.state);
   part("verdict").textContent = job.message ? job.message[0].toUpperCase() + job.message.slice(1) + "." : "";
   part("figures").replaceChildren(...(job.figures.length ? [table(job.figures)] : []));
