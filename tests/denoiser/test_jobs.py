@@ -198,7 +198,7 @@ def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: Mi
     service = Service(denoiser, encoder, Limits(10, 10))
     with running_app(create_app(lambda: service, Settings())) as address:
         for method, path in (("POST", "/upload/"), ("GET", "/jobs"), ("GET", "/models")):
-            reply = httpx.request(method, address + path)
+            reply = httpx.request(method, address + path, timeout=60)
             assert reply.status_code == 403
             assert "off" in reply.json()["detail"]
 
@@ -207,7 +207,7 @@ def test_a_stop_ends_streams_and_the_job_goes_on_at_the_next_start(tmp_path: Pat
     command = [sys.executable, "-m", "denoiser", "serve", "--port"]
     env = {"DENOISER_DATA": str(tmp_path / "data"), "TRAIN_STEPS": "60"}
     with running([*command, str(port := free_port())], tmp_path / "log", port, env) as first:
-        job = httpx.post(f"{first.url}/upload/", files={"file": TEXT.encode()}).json()["job_id"]
+        job = httpx.post(f"{first.url}/upload/", files={"file": TEXT.encode()}, timeout=60).json()["job_id"]
         seen: list[str] = []
         with httpx.Client(base_url=first.url, timeout=240) as web:
             reader = threading.Thread(target=lambda: seen.extend(str(e) for e in events(web, job)))

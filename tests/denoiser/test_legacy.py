@@ -120,5 +120,5 @@ def test_the_service_serves_an_old_checkpoint(tmp_path: Path) -> None:
     with running([sys.executable, "-m", "denoiser", "serve"], tmp_path / "log", port, env) as server:
         reply = server.post("/denoise/text", {"texts": ["An old friend."], "noise_level": 0.1})
         assert reply.json()["shape"] == [1, 384]
-        models = httpx.get(f"{server.url}/models").json()
+        models = httpx.get(f"{server.url}/models", timeout=60).json()
         assert [m["model_id"] for m in models] == ["default"]
