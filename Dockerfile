@@ -58,7 +58,7 @@ RUN mkdir -p /usr/share/man/man1 \
         ca-certificates gcc libc6-dev libpython3.11-dev openjdk-17-jre-headless python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
     && useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin service \
-    && install --directory --owner 10001 --group 10001 /models
+    && install --directory --owner 10001 --group 10001 /models /data
 
 COPY --from=djl /opt/djl-serving /opt/djl-serving
 COPY --from=venv /opt/venv /opt/venv
@@ -70,6 +70,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     DJL_SERVING_HOME=/opt/djl-serving \
     CHAT_CACHE_DIR=/models \
     HF_HOME=/models/huggingface \
+    DENOISER_DATA=/data \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -4,6 +4,7 @@ import typer
 
 from bench.chat import concurrency
 from bench.convert import conversion
+from bench.denoiser import embeddings, files
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -15,6 +16,8 @@ def commands() -> None:
 
 cli.command("chat")(concurrency)
 cli.command("convert")(conversion)
+cli.command("embeddings")(embeddings)
+cli.command("files")(files)
 
 if __name__ == "__main__":
     cli()

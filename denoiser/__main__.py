@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, serve. Nothing heavy is imported before a command runs."""
+"""The command line: train, denoise, evaluate, serve. Nothing heavy is imported before a command runs."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from denoiser.errors import DenoiserError
-from denoiser.settings import BUNDLED_CHECKPOINT, read_settings
+from denoiser.schemas import Mode
+from denoiser.settings import read_settings
 
 app = typer.Typer(help="Repair noisy sentence embeddings.", no_args_is_help=True, pretty_exceptions_enable=False)
 
+ModelPath = Annotated[Path | None, typer.Option(help="Checkpoint [MODEL_PATH, or the bundled one].")]
 PerSource = Annotated[int, typer.Option(min=1, help="Sentences from each source, times its weight.")]
 
 
@@ -33,28 +35,59 @@ def train(
 
 
 @app.command()
+def denoise(
+    source: Annotated[Path, typer.Argument(help="Vectors to read: .npy, .parquet or .jsonl.")],
+    target: Annotated[Path, typer.Argument(help="File of the same format to write.")],
+    model: ModelPath = None,
+    noise_level: Annotated[
+        float | None, typer.Option(min=0, max=10, help="Standard deviation of the noise [estimated].")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="For search, or for the smallest squared error.")] = "neighbours",
+    column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",
+) -> None:
+    """Denoise a file of vectors, larger than memory if need be; a run that was cut off goes on where it was."""
+    from denoiser.commands import denoise_vectors  # noqa: PLC0415
+
+    path, level = model or read_settings().model_path, "auto" if noise_level is None else noise_level
+    denoise_vectors(source, target, path, noise_level=level, mode=mode, column=column)
+
+
+@app.command()
 def evaluate(
-    model: Annotated[Path, typer.Option(help="Checkpoint folder.")] = BUNDLED_CHECKPOINT,
+    model: ModelPath = None,
+    text: Annotated[list[Path] | None, typer.Option(help="Measure on UTF-8 text of your own; repeatable.")] = None,
+    vectors: Annotated[
+        list[Path] | None,
+        typer.Option(help="Measure on clean vectors: .npy, .parquet, .jsonl; repeatable."),
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",
     per_source: PerSource = 2200,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables here, not to standard output.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every figure here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the sweep over noise levels into this .png file.")] = None,
 ) -> None:
-    """Measure a checkpoint against baselines on held-out and unfamiliar text."""
-    from denoiser.commands import evaluate_checkpoint  # noqa: PLC0415
+    """Measure a checkpoint against baselines on held-out and unfamiliar text, or on text or vectors of your own."""
+    from denoiser.commands import Outputs, evaluate_checkpoint, evaluate_own  # noqa: PLC0415
 
-    evaluate_checkpoint(model, read_settings().denoiser_cache, per_source, markdown, json)
+    settings, outputs = read_settings(), Outputs(markdown, json, plot)
+    path = model or settings.model_path
+    if text or vectors:
+        evaluate_own(path, text or [], vectors or [], column, outputs)
+    else:
+        evaluate_checkpoint(path, settings.denoiser_cache, per_source, outputs)
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on [8000].")] = None,
+    tunnel: Annotated[bool, typer.Option("--tunnel", help="Also serve at a public ngrok address, for a demo.")] = False,
 ) -> None:
     """Serve over HTTP; settings come from the environment (MODEL_PATH, PORT, API_KEY, ...)."""
     from denoiser.server import serve as run  # noqa: PLC0415
 
     settings = read_settings()
-    run(settings if port is None else settings.model_copy(update={"port": port}), host)
+    run(settings if port is None else settings.model_copy(update={"port": port}), host, tunnel=tunnel)
 
 
 def main() -> None:

@@ -1,58 +1,54 @@
-"""The denoiser over HTTP. Thin: bodies go to `service`, computing to `worker`.
+"""The denoiser over HTTP. Thin: what every request passes is in `gate`, bodies go to `service`.
 
-Here are routes, body limits, keys, logs and metrics; nothing here blocks the event loop.
+Nothing here blocks the event loop.
 """
 
 import asyncio
-import hmac
-import time
-import uuid
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from denoiser.errors import BusyError, DenoiserError, NotReadyError, TooLargeError
+from denoiser.denoise import Denoiser
+from denoiser.errors import DenoiserError, NotReadyError, OffError
+from denoiser.gate import OPEN_PAGES, Gate, read_limited, refusal
+from denoiser.jobs.routes import TrainingRoutes
+from denoiser.jobs.training import Training
 from denoiser.metrics import Metrics
-from denoiser.requests import Kind
-from denoiser.schemas import DenoiseReply, EmbeddingRequest, Health, Message, Refusal, TextRequest
-from denoiser.service import Service
+from denoiser.models import Models
+from denoiser.schemas import (
+    Body,
+    CompareReply,
+    CompareRequest,
+    DenoiseReply,
+    EmbeddingRequest,
+    Health,
+    Message,
+    OpenAIEmbeddingsReply,
+    OpenAIEmbeddingsRequest,
+    Refusal,
+    TextRequest,
+)
+from denoiser.service import Reply, Service
 from denoiser.settings import Settings
-from denoiser.worker import Worker
+from denoiser.worker import Admission
 
-OPEN_ROUTES = ("/", "/health", "/ping")
-BODY_SECONDS = 60
+CONSOLE = Path(__file__).parent / "console"
+BODIES_IN_MEMORY = 4  # as many of the largest size
 _log = structlog.get_logger()
-_Next = Callable[[Request], Awaitable[Response]]
+_Answer = Callable[[Service, bytes], Awaitable[Reply]]
 
 
-def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error in FastAPI's shape."""
-    return JSONResponse({"detail": detail}, status, headers)
-
-
-async def read_limited(request: Request, most: int) -> bytes:
-    """The body; raises TooLargeError before anything is parsed, TimeoutError when it stops arriving."""
-    pieces, size = [], 0
-    declared = request.headers.get("content-length", "")
-    async with asyncio.timeout(BODY_SECONDS):
-        async for piece in request.stream():
-            size += len(piece)
-            if size <= most:
-                pieces.append(piece)
-            elif size > 4 * most:  # up to here the rest is read and dropped, so that the client sees the reply
-                break
-    if size > most:
-        raise TooLargeError(f"the body has {declared or f'more than {most}'} bytes; at most {most} are taken")
-    return b"".join(pieces)
-
-
-def _body_schema(*kinds: Kind) -> dict[str, Any]:
+def body_schema(*kinds: type[Body]) -> dict[str, Any]:
+    """The OpenAPI description of a JSON body that is one of the kinds."""
     schemas = [kind.model_json_schema(ref_template="#/components/schemas/{model}") for kind in kinds]
     schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -63,11 +59,11 @@ class _Routes:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.worker = Worker(settings.queue_size)
+        self.admission = Admission(settings.queue_size, BODIES_IN_MEMORY * settings.max_body_bytes)
         self.service: Service | None = None
 
     def root(self) -> Message:
-        return Message(message="Sentence-embedding denoiser. The routes and their bodies are described at /docs.")
+        return Message(message="Sentence-embedding denoiser. Try it at /console; /docs describes the routes.")
 
     def health(self) -> Health:
         device = self.service.denoiser.device if self.service else None
@@ -80,94 +76,118 @@ class _Routes:
 
     def exposition(self) -> Response:
         self.metrics.ready.set(self.service is not None)
+        self.metrics.waiting.set(self.admission.taken)
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def text(self, request: Request) -> Response:
         """Embed texts (the encoder reads the first 256 word pieces of each), add noise, and denoise."""
-        return await self._denoise(request, TextRequest)
+        return await self._answer(request, lambda service, body: service.denoise(body, TextRequest))
 
     async def embedding(self, request: Request) -> Response:
         """Denoise embeddings."""
-        return await self._denoise(request, EmbeddingRequest)
+        return await self._answer(request, lambda service, body: service.denoise(body, EmbeddingRequest))
 
     async def invocations(self, request: Request) -> Response:
         """Denoise texts or embeddings, whichever the body holds."""
-        return await self._denoise(request, TextRequest, EmbeddingRequest)
+        return await self._answer(request, lambda service, body: service.denoise(body, TextRequest, EmbeddingRequest))
 
-    async def _denoise(self, request: Request, *kinds: Kind) -> Response:
-        body = await read_limited(request, self.settings.max_body_bytes)
-        service = self.service
-        if service is None:
-            raise NotReadyError("no model is loaded yet; ask /health and try again")
-        reply, rows = await self.worker.run(lambda: service.reply(body, *kinds))
-        self.metrics.rows.inc(rows)
-        return Response(reply, media_type="application/json")
+    async def openai(self, request: Request) -> Response:
+        """Embed texts as OpenAI's embeddings API does."""
+        return await self._answer(request, Service.embed)
 
-    async def around(self, request: Request, call_next: _Next) -> Response:
-        """Key, request id, log line and metrics of every request; a bug becomes a 500 with the id."""
-        start, request_id = time.perf_counter(), uuid.uuid4().hex
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        try:
-            response = await call_next(request) if self._allowed(request) else self._unauthorised()
-        except Exception:
-            _log.exception("bug")
-            response = refuse(500, f"internal error; the log has it under request id {request_id}")
-        response.headers["x-request-id"] = request_id
-        route = getattr(request.scope.get("route"), "path", "other")
-        seconds = time.perf_counter() - start
-        self.metrics.requests.labels(route, response.status_code).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
-        if route not in OPEN_ROUTES:
-            _log.info("request", route=route, status=response.status_code, ms=round(1000 * seconds, 1))
-        return response
+    async def compare(self, request: Request) -> Response:
+        """Embed texts, add noise, denoise, and measure both against the clean embeddings."""
+        return await self._answer(request, Service.compare)
 
-    def _allowed(self, request: Request) -> bool:
-        key = self.settings.required_key
-        given = request.headers.get("authorization", "").encode()
-        return key is None or request.url.path in OPEN_ROUTES or hmac.compare_digest(given, f"Bearer {key}".encode())
-
-    def _unauthorised(self) -> Response:
-        detail = "this route needs the header Authorization: Bearer <API_KEY>"
-        return refuse(401, detail, {"WWW-Authenticate": "Bearer"})
+    async def _answer(self, request: Request, answer: _Answer) -> Response:
+        with self.admission.memory() as count:
+            body = await read_limited(request, self.settings.max_body_bytes, count)
+            if self.service is None:
+                raise NotReadyError("no model is loaded yet; ask /health and try again")
+            with self.admission.place():
+                reply = await answer(self.service, body)
+        self.metrics.rows.inc(reply.rows)
+        return Response(reply.body, media_type="application/json")
 
 
-def _refusal(_: Request, error: Exception) -> Response:
-    if isinstance(error, TimeoutError):
-        return refuse(408, f"the body did not arrive within {BODY_SECONDS} seconds")
-    status = error.status if isinstance(error, DenoiserError) else 500
-    return refuse(status, str(error), {"Retry-After": "1"} if isinstance(error, BusyError | NotReadyError) else None)
-
-
-def create_app(
-    load: Callable[[], Service], settings: Settings, on_failure: Callable[[Exception], None] = lambda _: None
-) -> FastAPI:
-    """The app. `load` runs in the worker thread once the app has started; when it raises, `on_failure` is told."""
-    routes = _Routes(settings)
-
-    async def load_service() -> None:
-        try:
-            routes.service = await routes.worker.run(load)
-            _log.info("ready", device=routes.service.denoiser.device)
-        except Exception as error:
-            on_failure(error)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_service())
-        yield
-        loading.cancel()
-        routes.worker.close()
-
-    app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses={422: {"model": Refusal}})
+def _add_routes(app: FastAPI, routes: _Routes) -> None:
     app.get("/", response_model=Message)(routes.root)
     app.get("/health", response_model=Health)(routes.health)
     app.get("/ping", response_model=Health, responses={503: {"model": Health}})(routes.ping)
     app.get("/metrics", response_class=Response)(routes.exposition)
-    post = partial(app.post, response_model=DenoiseReply)
-    post("/denoise/text", openapi_extra=_body_schema(TextRequest))(routes.text)
-    post("/denoise/embedding", openapi_extra=_body_schema(EmbeddingRequest))(routes.embedding)
-    post("/invocations", openapi_extra=_body_schema(TextRequest, EmbeddingRequest))(routes.invocations)
-    app.middleware("http")(routes.around)
-    app.exception_handler(DenoiserError)(_refusal)
-    app.exception_handler(TimeoutError)(_refusal)
+    denoise = partial(app.post, response_model=DenoiseReply)
+    denoise("/denoise/text", openapi_extra=body_schema(TextRequest))(routes.text)
+    denoise("/denoise/embedding", openapi_extra=body_schema(EmbeddingRequest))(routes.embedding)
+    denoise("/invocations", openapi_extra=body_schema(TextRequest, EmbeddingRequest))(routes.invocations)
+    app.post("/compare", response_model=CompareReply, openapi_extra=body_schema(CompareRequest))(routes.compare)
+    openai = body_schema(OpenAIEmbeddingsRequest)
+    app.post("/v1/embeddings", response_model=OpenAIEmbeddingsReply, openapi_extra=openai)(routes.openai)
+
+
+NO_TRAINING = OffError("uploads and model switching are off: this app has no data folder")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs: jobs and models (or why they are off), how to open a model, and the end of the server."""
+
+    training: Training | OffError = NO_TRAINING
+    open_model: Callable[[Path], Denoiser] | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def create_app(
+    load: Callable[[], Service],
+    settings: Settings,
+    on_failure: Callable[[Exception], None] = lambda _: None,
+    parts: Parts | None = None,
+) -> FastAPI:
+    """The app. `load` runs in a thread once the app has started; when it raises, `on_failure` is told."""
+    routes, parts = _Routes(settings), parts or Parts()
+    has_key = settings.required_key is not None
+    training = TrainingRoutes(parts.training, settings.max_upload_bytes, has_key, parts.stopping)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(_run(routes, training, load, parts))
+        running.add_done_callback(lambda task: _report(task, on_failure))
+        yield
+        running.cancel()
+        await asyncio.wait([running])
+        if routes.service:
+            routes.service.close()
+
+    app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses={422: {"model": Refusal}})
+    _add_routes(app, routes)
+    app.include_router(training.router())
+    app.mount(OPEN_PAGES, StaticFiles(directory=CONSOLE, html=True))
+    app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
+    app.exception_handler(DenoiserError)(refusal)
+    app.exception_handler(TimeoutError)(refusal)
     return app
+
+
+async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Service], parts: Parts) -> None:
+    """Load, say that the service is ready, then train whatever is uploaded until cancelled."""
+    routes.service = service = await asyncio.to_thread(load)
+    _log.info("ready", device=service.denoiser.device)
+    if not isinstance(parts.training, OffError) and parts.open_model:
+        await training.run(_switch_of(service, parts.training.models, parts.open_model))
+
+
+def _switch_of(
+    service: Service, models: Models, open_model: Callable[[Path], Denoiser]
+) -> Callable[[str], Awaitable[None]]:
+    def load(model: str) -> Denoiser:
+        return open_model(models.find(model))
+
+    async def switch(model: str) -> None:
+        service.switch(await asyncio.to_thread(load, model))
+        _log.info("switched", model=model)
+
+    return switch
+
+
+def _report(task: asyncio.Task[None], on_failure: Callable[[Exception], None]) -> None:
+    if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        on_failure(error)

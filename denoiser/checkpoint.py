@@ -1,6 +1,7 @@
 """A checkpoint is a folder of two files: model.safetensors (fp16) and manifest.json, which carries its SHA-256.
 
-It is written whole or not at all, and never loaded when the two do not belong together.
+It is written whole or not at all, and never loaded when the two do not belong together. Files of PyTorch's own format
+are read by `legacy`.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from denoiser import legacy
 from denoiser.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,13 +21,13 @@ WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder (or of the folder of a model.safetensors file), its weights checked.
+    """The manifest of a checkpoint folder (or its model.safetensors), its weights checked; of a .pt file a short one.
 
     Loads no tensor, so it is quick. Raises CheckpointError when a file is missing, damaged or of another kind.
     """
+    if path.suffix in legacy.SUFFIXES:
+        return legacy.describe(path)
     folder = path.parent if path.name == WEIGHTS else path
-    if path.suffix in (".pt", ".pth", ".bin"):
-        raise CheckpointError(f"{path} is not a safetensors checkpoint; name a folder made by `denoiser train`")
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
@@ -69,6 +71,8 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     from denoiser.network import Network  # noqa: PLC0415
 
     manifest = read_manifest(path)
+    if path.suffix in legacy.SUFFIXES:
+        return legacy.load(path).to(device), manifest
     folder = path.parent if path.name == WEIGHTS else path
     try:
         network = Network(**manifest["network"])

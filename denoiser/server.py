@@ -2,43 +2,100 @@
 
 import signal
 import socket
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
+import structlog
 import uvicorn
 
-from denoiser.app import create_app
+from denoiser.app import Parts, create_app
 from denoiser.checkpoint import load, read_manifest
-from denoiser.errors import DenoiserError
+from denoiser.errors import CheckpointError, DenoiserError, OffError
 from denoiser.logs import configure_logs
 from denoiser.service import Limits, Service
 from denoiser.settings import Settings
+from denoiser.tunnel import open_tunnel, require_tunnel
+
+if TYPE_CHECKING:
+    from denoiser.denoise import Denoiser
+    from denoiser.jobs.training import Training
 
 SHUTDOWN_SECONDS = 25
 """Docker and SageMaker kill 30 seconds after SIGTERM."""
 
+_log = structlog.get_logger()
 
-def load_service(settings: Settings) -> Service:
-    """Checkpoint and encoder on the best device of this machine. Raises CheckpointError, DenoiserError."""
+
+def open_denoiser(path: Path) -> "Denoiser":
+    """The denoiser of a checkpoint, on the best device of this machine. Raises CheckpointError."""
     import torch  # noqa: PLC0415
 
     from denoiser.denoise import Denoiser  # noqa: PLC0415
-    from denoiser.encoder import MiniLM, find_model  # noqa: PLC0415
+    from denoiser.encoder import WIDTH  # noqa: PLC0415
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    denoiser = Denoiser.from_checkpoint(*load(settings.model_path, device), device)
-    encoder = MiniLM(settings.encoder_path or find_model(), device)
+    denoiser = Denoiser.from_checkpoint(*load(path, device), device)
+    if denoiser.width != WIDTH:
+        raise CheckpointError(f"{path} is for embeddings of {denoiser.width} numbers; the encoder gives {WIDTH}")
+    return denoiser
+
+
+def load_service(settings: Settings, training: "Training | None" = None) -> Service:
+    """Active checkpoint and encoder on the best device of this machine. Raises CheckpointError, DenoiserError."""
+    from denoiser.encoder import MiniLM, find_model  # noqa: PLC0415
+
+    denoiser = training.open_active(open_denoiser) if training else open_denoiser(settings.model_path)
+    encoder = MiniLM(settings.encoder_path or find_model(), denoiser.device)
     return Service(denoiser, encoder, Limits(settings.max_rows, settings.max_texts))
 
 
-def serve(settings: Settings, host: str) -> None:
-    """Serve until SIGTERM or SIGINT. Raises DenoiserError when the port is taken or the model cannot be read."""
-    read_manifest(settings.model_path)
+def open_training(settings: Settings, host: str) -> "Training | OffError":
+    """Jobs and models in the data folder, or why uploads and model switching are off here."""
+    from denoiser.jobs import training  # noqa: PLC0415
+
+    if settings.required_key is None and not training.is_local(host):
+        return OffError(f"uploads and model switching are off: the service listens on {host}; set API_KEY")
+    try:
+        return training.open_training(
+            settings.denoiser_data, settings.model_path, settings.encoder_path, settings.train_steps
+        )
+    except OffError as error:
+        return error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on a port. Raises DenoiserError when it is taken."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, settings.port), family=family)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise DenoiserError(
-            f"cannot listen on {host}:{settings.port} ({error.strerror}); choose another with --port"
-        ) from error
+        raise DenoiserError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from error
+
+
+class _Server(uvicorn.Server):
+    """Tells the app at once that it is to stop, so that streams end."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings, host: str, *, tunnel: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, also at a public address with `tunnel`.
+
+    Raises DenoiserError when the port is taken, the model cannot be read or the tunnel cannot be opened.
+    """
+    if tunnel:
+        require_tunnel(settings)
+    read_manifest(settings.model_path)
+    listening = listen(host, settings.port)
     configure_logs()
     failures: list[Exception] = []
 
@@ -46,13 +103,17 @@ def serve(settings: Settings, host: str) -> None:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(lambda: load_service(settings), settings, stop)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-    )
+    stopping = threading.Event()
+    training = open_training(settings, host)
+    if isinstance(training, OffError):
+        _log.warning(str(training))
+    loading = None if isinstance(training, OffError) else training
+    app = create_app(lambda: load_service(settings, loading), settings, stop, Parts(training, open_denoiser, stopping))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    server = _Server(config, stopping)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
         signal.signal(number, lambda *_: None)
-    with listening:
+    with listening, open_tunnel(settings, listening.getsockname()[1]) if tunnel else nullcontext():
         server.run(sockets=[listening])
     if failures:
         raise DenoiserError(f"the model cannot be loaded: {failures[0]}")

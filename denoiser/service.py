@@ -1,12 +1,41 @@
-"""One denoise request from bytes to reply. Knows no web framework; everything in it may run in any thread."""
+"""Requests from bytes to replies. Knows no web framework.
 
+Reading and writing run in threads; encoding and denoising run in batches that requests share. A row's result does not
+depend on what shares its batch.
+"""
+
+import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+from pydantic import BaseModel
 
 from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings, Encoder
-from denoiser.requests import check_texts, read_body, read_vectors, write_vectors
-from denoiser.schemas import DenoiseReply, EmbeddingRequest, TextRequest
+from denoiser.encoder import MODEL_NAME, Embeddings, Encoder
+from denoiser.errors import InvalidInputError
+from denoiser.noise import Levels, add_noise, estimate_levels
+from denoiser.requests import check_texts, read_body, read_vectors, write_rows, write_vectors
+from denoiser.schemas import (
+    Closeness,
+    ComparedEmbeddings,
+    CompareReply,
+    CompareRequest,
+    DenoiseReply,
+    EmbeddingRequest,
+    Mode,
+    OpenAIEmbedding,
+    OpenAIEmbeddingsReply,
+    OpenAIEmbeddingsRequest,
+    OpenAIUsage,
+    TextComparison,
+    TextRequest,
+)
+from denoiser.worker import Batcher
+
+ENCODED_AT_ONCE, DENOISED_AT_ONCE = 256, 8192
 
 
 @dataclass(frozen=True)
@@ -18,30 +47,158 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A JSON body, and how many embeddings it is about."""
+
+    body: bytes
+    rows: int
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Embeddings [n, width] of one request, how noisy each is [n], and what they are for."""
+
+    embeddings: Embeddings
+    levels: Levels
+    mode: Mode
+
+
+def _measure(vectors: Embeddings, clean: Embeddings) -> list[Closeness]:
+    errors = ((vectors - clean) ** 2).mean(1)
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(clean, axis=1)
+    cosines = (vectors * clean).sum(1) / np.maximum(lengths, 1e-12)
+    return [Closeness(mse=float(e), cosine=float(c)) for e, c in zip(errors, cosines, strict=True)]
+
+
+def _mean(rows: Sequence[Closeness]) -> Closeness:
+    return Closeness(mse=float(np.mean([r.mse for r in rows])), cosine=float(np.mean([r.cosine for r in rows])))
+
+
+def _finish(reply: BaseModel, rows: int) -> Reply:
+    return Reply(reply.model_dump_json(warnings=False, exclude_none=True).encode(), rows)
+
+
 class Service:
-    """A denoiser, the encoder for texts, and the limits on requests."""
+    """A denoiser, which may be switched while requests run, the encoder for texts, and the limits on requests."""
 
-    denoiser: Denoiser
-    encoder: Encoder
-    limits: Limits
+    def __init__(self, denoiser: Denoiser, encoder: Encoder, limits: Limits) -> None:
+        self.denoiser, self.encoder, self.limits = denoiser, encoder, limits
+        self._encoding = Batcher(self._encode_batch, len, ENCODED_AT_ONCE, "encode")
+        self._denoising = Batcher(self._denoise_batch, lambda noisy: len(noisy.levels), DENOISED_AT_ONCE, "denoise")
 
-    def reply(self, body: bytes, *kinds: type[TextRequest] | type[EmbeddingRequest]) -> tuple[bytes, int]:
-        """The JSON reply to a JSON body of one of the kinds, and its number of rows. Raises DenoiserError."""
+    def switch(self, denoiser: Denoiser) -> None:
+        """Denoise with another model from the next batch on."""
+        self.denoiser = denoiser
+
+    def close(self) -> None:
+        """Finish the running batches."""
+        self._encoding.close()
+        self._denoising.close()
+
+    async def denoise(self, body: bytes, *kinds: type[TextRequest] | type[EmbeddingRequest]) -> Reply:
+        """The reply to a denoise body of one of the kinds. Raises DenoiserError."""
         start = time.perf_counter()
-        request = read_body(body, *kinds)
-        vectors = self._vectors(request)
-        repaired = self.denoiser.repair(
-            vectors, request.noise_level, request.input_noise_level, request.mode, request.seed
+        request = await asyncio.to_thread(read_body, body, *kinds)
+        clean = await self._vectors(request)
+        noisy = await asyncio.to_thread(
+            _prepare, clean, request.noise_level, request.input_noise_level, request.mode, request.seed
         )
-        reply = DenoiseReply.model_construct(
-            denoised_embeddings=write_vectors(repaired, request.encoding_format),
-            shape=repaired.shape,
-            processing_time_ms=round(1000 * (time.perf_counter() - start), 3),
-        )
-        return reply.model_dump_json(warnings=False).encode(), len(repaired)
+        repaired = await self._denoising.run(noisy)
+        return await asyncio.to_thread(_write_denoised, repaired, request, start)
 
-    def _vectors(self, request: TextRequest | EmbeddingRequest) -> Embeddings:
-        if isinstance(request, EmbeddingRequest):
-            return read_vectors(request, self.denoiser.width, self.limits.rows)
+    async def embed(self, body: bytes) -> Reply:
+        """The reply to an OpenAI embeddings body. Raises DenoiserError."""
+        request = await asyncio.to_thread(read_body, body, OpenAIEmbeddingsRequest)
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        check_texts(texts, self.limits.texts, "input")
+        if request.dimensions not in (None, self.denoiser.width):
+            raise InvalidInputError(
+                f"dimensions is {request.dimensions}; this model gives {self.denoiser.width} and no other"
+            )
+        vectors = await self._encoding.run(texts)
+        if request.denoise:
+            noisy = await asyncio.to_thread(_prepare, vectors, 0.0, "auto", "neighbours", None)
+            vectors = await self._denoising.run(noisy)
+        return await asyncio.to_thread(self._write_embeddings, vectors, request, texts)
+
+    async def compare(self, body: bytes) -> Reply:
+        """The reply to a compare body: noisy and denoised against clean. Raises DenoiserError."""
+        start = time.perf_counter()
+        request = await asyncio.to_thread(read_body, body, CompareRequest)
         check_texts(request.texts, self.limits.texts)
-        return self.encoder.encode(request.texts)
+        clean = await self._encoding.run(request.texts)
+        noisy = await asyncio.to_thread(_prepare, clean, request.noise_level, "auto", request.mode, request.seed)
+        denoised = await self._denoising.run(noisy)
+        return await asyncio.to_thread(_write_comparison, request, clean, noisy.embeddings, denoised, start)
+
+    async def _vectors(self, request: TextRequest | EmbeddingRequest) -> Embeddings:
+        if isinstance(request, EmbeddingRequest):
+            return await asyncio.to_thread(read_vectors, request, self.denoiser.width, self.limits.rows)
+        check_texts(request.texts, self.limits.texts)
+        return await self._encoding.run(request.texts)
+
+    def _encode_batch(self, requests: list[list[str]]) -> list[Embeddings]:
+        vectors = self.encoder.encode([text for texts in requests for text in texts])
+        return _split(vectors, [len(texts) for texts in requests])
+
+    def _denoise_batch(self, requests: list[Noisy]) -> list[Embeddings]:
+        denoiser, results = self.denoiser, [r.embeddings for r in requests]
+        for mode in {r.mode for r in requests}:
+            chosen = [i for i, r in enumerate(requests) if r.mode == mode]
+            embeddings = np.concatenate([requests[i].embeddings for i in chosen])
+            levels = np.concatenate([requests[i].levels for i in chosen])
+            pieces = _split(denoiser.denoise(embeddings, levels, mode), [len(requests[i].levels) for i in chosen])
+            for i, piece in zip(chosen, pieces, strict=True):
+                results[i] = piece
+        return results
+
+    def _write_embeddings(self, vectors: Embeddings, request: OpenAIEmbeddingsRequest, texts: list[str]) -> Reply:
+        tokens = sum(self.encoder.count_tokens(texts))
+        rows: Sequence[list[float] | str] = write_vectors(vectors, request.encoding_format)
+        reply = OpenAIEmbeddingsReply.model_construct(
+            data=[OpenAIEmbedding.model_construct(index=i, embedding=row) for i, row in enumerate(rows)],
+            model=MODEL_NAME,
+            usage=OpenAIUsage(prompt_tokens=tokens, total_tokens=tokens),
+        )
+        return _finish(reply, len(rows))
+
+
+def _split(vectors: Embeddings, counts: list[int]) -> list[Embeddings]:
+    return [vectors[start:end] for start, end in pairwise(accumulate(counts, initial=0))]
+
+
+def _prepare(clean: Embeddings, added: float, before: float | str, mode: Mode, seed: int | None) -> Noisy:
+    """Noise of level `added` on embeddings [n, width] that carry `before` already ("auto": estimated)."""
+    carried = estimate_levels(clean) if isinstance(before, str) else np.full(len(clean), before)
+    return Noisy(add_noise(clean, added, seed), np.hypot(carried, added), mode)
+
+
+def _milliseconds(start: float) -> float:
+    return round(1000 * (time.perf_counter() - start), 3)
+
+
+def _write_denoised(repaired: Embeddings, request: TextRequest | EmbeddingRequest, start: float) -> Reply:
+    reply = DenoiseReply.model_construct(
+        denoised_embeddings=write_vectors(repaired, request.encoding_format),
+        shape=repaired.shape,
+        processing_time_ms=_milliseconds(start),
+    )
+    return _finish(reply, len(repaired))
+
+
+def _write_comparison(
+    request: CompareRequest, clean: Embeddings, noisy: Embeddings, denoised: Embeddings, start: float
+) -> Reply:
+    before, after = _measure(noisy, clean), _measure(denoised, clean)
+    reply = CompareReply.model_construct(
+        noise_level=request.noise_level,
+        mean=TextComparison(noisy=_mean(before), denoised=_mean(after)),
+        texts=[TextComparison(noisy=b, denoised=a) for b, a in zip(before, after, strict=True)],
+        embeddings=ComparedEmbeddings.model_construct(
+            clean=write_rows(clean), noisy=write_rows(noisy), denoised=write_rows(denoised)
+        )
+        if request.include_embeddings
+        else None,
+        processing_time_ms=_milliseconds(start),
+    )
+    return _finish(reply, len(clean))

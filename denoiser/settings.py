@@ -21,10 +21,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
     max_rows: int = Field(default=4096, ge=1)
-    max_texts: int = Field(default=512, ge=1)
+    max_texts: int = Field(default=2048, ge=1)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
-    queue_size: int = Field(default=16, ge=1)
+    queue_size: int = Field(default=128, ge=1)
     denoiser_cache: Path = Path.home() / ".cache" / "denoiser"
+    denoiser_data: Path = Path.home() / ".local" / "share" / "denoiser"
+    max_upload_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
+    ngrok_authtoken: SecretStr | None = None
+    train_steps: int = Field(default=1500, ge=1)
 
     @property
     def required_key(self) -> str | None:

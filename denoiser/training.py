@@ -16,6 +16,7 @@ from denoiser.encoder import Embeddings, fast_precision
 from denoiser.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 FEWEST = 64
+FINE_TUNING_RATE = 3e-4  # where training goes on from a network, a third of the usual rate
 _WARM_UP = 200
 _REPORT_EVERY = 50
 
@@ -58,16 +59,22 @@ def _loss(network: Network, clean: Tensor, precision: contextlib.AbstractContext
     return (((estimate - clean) ** 2).sum(1) / network.wiener_error(level)).mean()
 
 
-def train(embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None]) -> Network:
+def train(
+    embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None], start: Network | None = None
+) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
-    `progress` is told the number of steps done and the loss (1 is the Wiener filter's) every 50 steps.
+    With `start`, training begins from its axes and weights; it is left as it was. `progress` is told the number of
+    steps done and the loss (1 is the Wiener filter's) every 50 steps.
     """
     precision = fast_precision()
     with _seeded(recipe.seed):
-        network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks)
         clean = torch.from_numpy(embeddings)
-        network.fit_axes(clean)
+        if start is None:
+            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks)
+            network.fit_axes(clean)
+        else:
+            network = deepcopy(start).train().requires_grad_()
         clean = network.rotate(clean)
         averaged = deepcopy(network).requires_grad_(requires_grad=False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, fused=True)

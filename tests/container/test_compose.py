@@ -70,10 +70,13 @@ def test_runs_without_rights(project: Project, service: str) -> None:
 def test_nothing_is_writable_but_scratch(project: Project, service: str) -> None:
     found = inside(project, service, "sh", "-c", WRITABLE).splitlines()
     assert "/tmp" in found
-    assert [path for path in found if not re.match(r"/tmp(/|$)", path)] == []
+    assert [path for path in found if not re.match(r"/(tmp|data)(/|$)", path)] == []
+    assert ("/data" in found) == (service == "denoiser")
     mounts = inside(project, service, "cat", "/proc/self/mounts").splitlines()
     written = [line.split()[1] for line in mounts if "rw" in line.split()[3].split(",") and " /sys" not in line]
-    assert [path for path in written if not re.match(r"/(proc|dev|tmp|etc/(hosts|hostname|resolv\.conf))", path)] == []
+    assert [
+        path for path in written if not re.match(r"/(proc|dev|tmp|data|etc/(hosts|hostname|resolv\.conf))", path)
+    ] == []
 
 
 def test_management_is_reachable_from_nowhere(project: Project) -> None:

@@ -22,8 +22,15 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of the real service, which runs in a process of its own."""
-    port, log = free_port(), tmp_path_factory.mktemp("denoiser") / "log"
-    env = {"QUEUE_SIZE": "64", "MAX_BODY_BYTES": "2000000", "MAX_ROWS": "200"}
+    folder = tmp_path_factory.mktemp("denoiser")
+    port, log = free_port(), folder / "log"
+    env = {
+        "DENOISER_DATA": str(folder / "data"),
+        "QUEUE_SIZE": "64",
+        "MAX_BODY_BYTES": "2000000",
+        "MAX_ROWS": "200",
+        "MAX_TEXTS": "512",
+    }
     command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
     with running(command, log, port, env) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         yield client

@@ -23,6 +23,9 @@ TEXT = {"texts": ["hello there"]}
 class SlowEncoder:
     """Waits for the test before it answers."""
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
     def __init__(self) -> None:
         self.started, self.go_on = threading.Semaphore(0), threading.Event()
 
@@ -33,6 +36,9 @@ class SlowEncoder:
 
 
 class BrokenEncoder:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        raise RuntimeError(f"secret {texts}")
+
     def encode(self, texts: Sequence[str]) -> Embeddings:
         raise RuntimeError(f"secret {texts}")
 
@@ -52,7 +58,7 @@ def slow(denoiser: Denoiser, encoder_in_use: SlowEncoder) -> Iterator[str]:
 
 
 def wait_until_ready(address: str) -> None:
-    while httpx.get(f"{address}/ping").status_code != 200:
+    while httpx.get(f"{address}/ping", timeout=60).status_code != 200:
         pass
 
 
@@ -63,11 +69,11 @@ def test_while_no_model_is_loaded_the_service_says_so() -> None:
         raise CheckpointError("no checkpoint")
 
     with running(create_app(load, Settings(), failures.append)) as address:
-        health = httpx.get(f"{address}/health")
+        health = httpx.get(f"{address}/health", timeout=60)
         assert health.status_code == 200
         assert health.json() == {"status": "not_ready", "model_loaded": False, "device": None}
-        assert httpx.get(f"{address}/ping").status_code == 503
-        reply = httpx.post(f"{address}/denoise/text", json=TEXT)
+        assert httpx.get(f"{address}/ping", timeout=60).status_code == 503
+        reply = httpx.post(f"{address}/denoise/text", json=TEXT, timeout=120)
         assert reply.status_code == 503
         assert "no model is loaded" in reply.json()["detail"]
     assert str(failures[0]) == "no checkpoint"
@@ -80,7 +86,7 @@ def test_a_full_queue_is_refused_and_health_still_answers(slow: str, encoder_in_
         while (reply := httpx.post(f"{slow}/denoise/text", json={"texts": []}, timeout=60)).status_code != 429:
             pass
         assert reply.headers["retry-after"] == "1"
-        assert httpx.get(f"{slow}/health").json()["status"] == "healthy"
+        assert httpx.get(f"{slow}/health", timeout=60).json()["status"] == "healthy"
         encoder_in_use.go_on.set()
         assert [w.result().status_code for w in waiting] == [200, 200]
 
@@ -89,7 +95,7 @@ def test_a_bug_is_a_500_with_a_request_id_and_no_details(denoiser: Denoiser) -> 
     service = Service(denoiser, BrokenEncoder(), Limits(10, 10))
     with running(create_app(lambda: service, Settings())) as address:
         wait_until_ready(address)
-        reply = httpx.post(f"{address}/denoise/text", json=TEXT)
+        reply = httpx.post(f"{address}/denoise/text", json=TEXT, timeout=120)
         assert reply.status_code == 500
         assert reply.headers["x-request-id"] in reply.json()["detail"]
         assert "secret" not in reply.text
@@ -99,12 +105,16 @@ def test_a_bug_is_a_500_with_a_request_id_and_no_details(denoiser: Denoiser) -> 
 def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: str) -> None:
     service = Service(denoiser, SlowEncoder(), Limits(10, 10))
     with running(create_app(lambda: service, Settings(api_key=SecretStr("s3cret")))) as address:
-        assert {httpx.get(address + route).status_code for route in ("/", "/health")} == {200}
+        assert {httpx.get(address + route, timeout=60).status_code for route in ("/", "/health")} == {200}
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
-            reply = httpx.post(address + path, headers=header)
+            reply = httpx.post(address + path, headers=header, timeout=60)
             assert reply.status_code == 401
             assert reply.headers["www-authenticate"] == "Bearer"
-        assert httpx.get(address + path, headers={"Authorization": "Bearer s3cret"}).status_code in (200, 404, 405)
+        assert httpx.get(address + path, timeout=60, headers={"Authorization": "Bearer s3cret"}).status_code in (
+            200,
+            404,
+            405,
+        )
 
 
 def test_an_empty_api_key_counts_as_none() -> None:

@@ -37,7 +37,7 @@ def test_serve_refuses_a_port_that_is_taken_in_one_line() -> None:
     ("environment", "complaint"),
     [
         ({"MODEL_PATH": "/nowhere"}, "no checkpoint at /nowhere"),
-        ({"MODEL_PATH": "/nowhere/old.pt"}, "not a safetensors checkpoint"),
+        ({"MODEL_PATH": "/nowhere/old.pt"}, "no checkpoint at /nowhere/old.pt"),
         ({"PORT": "many"}, "PORT=many cannot be used"),
     ],
 )

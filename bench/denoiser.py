@@ -1,0 +1,162 @@
+"""How fast the denoiser is, as ratios in one run: embeddings over HTTP against sentence-transformers called directly
+(and any other OpenAI-compatible server), and whole files against a script that only multiplies matrices of their size.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+MODEL = "all-MiniLM-L6-v2"
+WIDTH = 384
+_WORDS = ("order", "late", "parcel", "refund", "the", "a", "and", "train", "station", "garden", "music", "weather")
+_PRODUCT = """
+import sys, numpy as np, torch
+source, target, width = sys.argv[1], sys.argv[2], int(sys.argv[3])
+vectors, matrix = np.load(source, mmap_mode="r"), torch.randn(384, width)
+out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=vectors.shape)
+for start in range(0, len(vectors), 2048):
+    out[start : start + 2048] = (torch.from_numpy(vectors[start : start + 2048].copy()) @ matrix)[:, :384].numpy()
+"""
+_console = Console()
+
+
+def _texts(count: int) -> list[str]:
+    """Texts of 5 to 60 words, the same in every run."""
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(_WORDS, rng.integers(5, 60))) for _ in range(count)]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The quickest time of each way; the ways take turns."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(_timed(way))
+    return {name: min(found) for name, found in times.items()}
+
+
+def _show(title: str, seconds: dict[str, float], count: int) -> None:
+    base = next(iter(seconds.values()))
+    table = Table("", "seconds", "per second", "speed, ratio to the first", title=title)
+    for name, found in seconds.items():
+        table.add_row(name, f"{found:.2f}", f"{count / found:.0f}", f"{base / found:.2f}")
+    _console.print(table)
+
+
+@contextmanager
+def _service() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            while not _healthy(url):
+                if process.poll() is not None:
+                    raise typer.BadParameter((Path(folder) / "log").read_text()[-500:])
+                time.sleep(0.3)
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ping").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
+    places = asyncio.Semaphore(clients)
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+
+        async def one(chunk: list[str]) -> None:
+            async with places:
+                body = {"model": MODEL, "input": chunk, "encoding_format": "base64"}
+                (await client.post("/v1/embeddings", json=body)).raise_for_status()
+
+        await asyncio.gather(*(one(chunk) for chunk in (texts[i : i + batch] for i in range(0, len(texts), batch))))
+
+
+def embeddings(
+    count: Annotated[int, typer.Option(help="How many texts.")] = 2000,
+    batch: Annotated[int, typer.Option(help="Texts in a request.")] = 50,
+    clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Rounds; the quickest of each way counts.")] = 3,
+    peer: Annotated[list[str] | None, typer.Option(help="Base address of another server to compare with.")] = None,
+) -> None:
+    """Embed texts with sentence-transformers in one call, and over HTTP, in turns."""
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+
+    from denoiser.encoder import find_model  # noqa: PLC0415
+
+    texts, direct = _texts(count), SentenceTransformer(str(find_model()), device="cpu", local_files_only=True)
+    with _service() as url:
+        ways: dict[str, Callable[[], object]] = {
+            "sentence-transformers": lambda: direct.encode(texts, show_progress_bar=False),
+            "denoiser over HTTP": lambda: asyncio.run(_ask(url, texts, batch, clients)),
+        }
+        for address in peer or []:
+            ways[address] = lambda address=address: asyncio.run(_ask(address, texts, batch, clients))  # type: ignore[misc]
+        for way in ways.values():
+            way()
+        _show(f"{count} texts of 5 to 60 words", _turns(ways, rounds), count)
+
+
+def _multiplications() -> int:
+    """How many multiplications the bundled network needs for a vector."""
+    from torch import nn  # noqa: PLC0415
+
+    from denoiser.checkpoint import load  # noqa: PLC0415
+    from denoiser.settings import BUNDLED_CHECKPOINT  # noqa: PLC0415
+
+    network, _ = load(BUNDLED_CHECKPOINT)
+    layers = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
+    return layers + 2 * WIDTH * WIDTH
+
+
+def files(
+    count: Annotated[int, typer.Option(help="How many vectors.")] = 100_000,
+    rounds: Annotated[int, typer.Option(help="Rounds; the quickest of each way counts.")] = 3,
+) -> None:
+    """Denoise a file of vectors with the command, and multiply it by one matrix of as many numbers, in turns."""
+    width = round(_multiplications() / WIDTH)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.npy", Path(folder) / "out.npy"
+        rng = np.random.default_rng(0)
+        clean = rng.standard_normal((count, WIDTH), dtype=np.float32)
+        clean /= np.linalg.norm(clean, axis=1, keepdims=True)
+        np.save(source, clean + 0.1 * rng.standard_normal(clean.shape, dtype=np.float32))
+        names = [str(source), str(target)]
+        ways: dict[str, Callable[[], object]] = {
+            f"matrix product, {WIDTH} by {width}": lambda: _run("-c", _PRODUCT, *names, str(width)),
+            "python -m denoiser denoise": lambda: _run("-m", "denoiser", "denoise", *names),
+        }
+        _show(f"{count} vectors, each with its program's start", _turns(ways, rounds), count)
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)

@@ -1,0 +1,156 @@
+"""Denoising whole files: streamed, with progress, and resumed where a run was cut off.
+
+The output appears under its name when it is whole. Until then its rows are in NAME.part, and NAME.part.json says how
+many are there and from what input, model and options they came.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from denoiser.denoise import Denoiser
+from denoiser.encoder import fast_precision
+from denoiser.errors import FileError
+from denoiser.files import JsonLinesReader, NpyReader, ParquetReader, Vectors, open_vectors, write_npy_header
+from denoiser.noise import estimate_levels
+from denoiser.schemas import Mode
+
+_HEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the output besides the input. A noise level of "auto" is estimated for each 2,048 rows.
+
+    `model` tells one checkpoint from another.
+    """
+
+    model: str
+    noise_level: float | Literal["auto"] = "auto"
+    mode: Mode = "neighbours"
+    column: str = "embedding"
+
+
+def repair(denoiser: Denoiser, vectors: Vectors, options: Options) -> Vectors:
+    """Vectors [n, width] denoised; large products in the fastest precision that changes a number by less than 0.002."""
+    levels = estimate_levels(vectors) if options.noise_level == "auto" else np.full(len(vectors), options.noise_level)
+    with fast_precision():
+        return denoiser.denoise(vectors, levels, options.mode)
+
+
+class _Journal:
+    """How far an output is, kept beside it."""
+
+    def __init__(self, target: Path, source: Path, options: Options) -> None:
+        self.part = target.with_name(target.name + ".part")
+        self._path = target.with_name(target.name + ".part.json")
+        status = source.stat()
+        with source.open("rb") as file:
+            head = hashlib.sha256(file.read(_HEAD)).hexdigest()
+        self._run = {
+            "source": [str(source.resolve()), status.st_size, status.st_mtime_ns, head],
+            "options": asdict(options),
+        }
+
+    def done(self) -> tuple[int, int]:
+        """Rows and bytes that an earlier run of the same kind has written; zeros when there is none."""
+        with suppress(OSError, ValueError, KeyError):
+            kept = json.loads(self._path.read_text())
+            if kept["run"] == self._run and self.part.stat().st_size >= kept["bytes"]:
+                return kept["rows"], kept["bytes"]
+        return 0, 0
+
+    def note(self, rows: int, size: int) -> None:
+        """So many rows are written."""
+        incoming = self._path.with_suffix(".new")
+        incoming.write_text(json.dumps({"run": self._run, "rows": rows, "bytes": size}))
+        incoming.rename(self._path)
+
+    def finish(self, target: Path) -> None:
+        """The output is whole."""
+        self.part.rename(target)
+        self._path.unlink(missing_ok=True)
+
+
+Repair = Callable[[Vectors], Vectors]
+Note = Callable[[int], None]
+
+
+def _rows_of(reader: NpyReader | JsonLinesReader, start: int, repair: Repair) -> Iterator[tuple[int, bytes]]:
+    """Each chunk's number of rows and its bytes in the output."""
+    if isinstance(reader, NpyReader):
+        for vectors in reader.chunks(start):
+            yield len(vectors), repair(vectors).astype("<f4").tobytes()
+        return
+    for objects, vectors in reader.objects(start):
+        repaired = repair(vectors).astype(np.float64).round(8)
+        changed = ({**o, reader.field: v} for o, v in zip(objects, repaired.tolist(), strict=True))
+        lines = [json.dumps(o, ensure_ascii=False) for o in changed]
+        yield len(vectors), ("\n".join(lines) + "\n").encode()
+
+
+def _append(reader: NpyReader | JsonLinesReader, journal: _Journal, repair: Repair, advance: Note) -> None:
+    rows, size = journal.done()
+    advance(rows)
+    with journal.part.open("r+b" if rows else "wb") as file:
+        if rows:
+            file.truncate(size)
+            file.seek(size)
+        elif isinstance(reader, NpyReader):
+            write_npy_header(file, reader.rows, reader.width)
+        for more, content in _rows_of(reader, rows, repair):
+            file.write(content)
+            file.flush()
+            rows += more
+            journal.note(rows, file.tell())
+            advance(more)
+
+
+def _rewrite(reader: ParquetReader, part: Path, repair: Repair, advance: Note) -> None:
+    """Parquet files cannot be continued, so this always starts anew."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import parquet  # noqa: PLC0415
+
+    position = reader.file.schema_arrow.get_field_index(reader.column)
+    kind = pa.list_(pa.float32())
+    schema = reader.file.schema_arrow.set(position, pa.field(reader.column, kind))
+    with parquet.ParquetWriter(part, schema) as writer:
+        for batch, vectors in reader.batches():
+            repaired = repair(vectors)
+            offsets = np.arange(0, repaired.size + 1, reader.width, dtype=np.int32)
+            column = pa.ListArray.from_arrays(offsets, pa.array(repaired.ravel()))
+            writer.write_batch(batch.set_column(position, pa.field(reader.column, kind), column))
+            advance(len(vectors))
+
+
+def denoise_file(
+    source: Path, target: Path, denoiser: Denoiser, options: Options, tracking: Callable[[int], Note]
+) -> int:
+    """Denoise a file into another one of the same format; returns its rows.
+
+    `tracking` is told the number of rows and returns what is told of rows done. Raises FileError.
+    """
+    if source.suffix != target.suffix:
+        raise FileError(f"{source} and {target} differ in format; give both names the same ending")
+    if source.resolve() == target.resolve():
+        raise FileError(f"{target} is the input itself; name another output")
+    reader = open_vectors(source, options.column)
+    if reader.width != denoiser.width:
+        raise FileError(f"{source} has rows of {reader.width} numbers; the model takes {denoiser.width}")
+    try:
+        journal = _Journal(target, source, options)
+        advance = tracking(reader.rows)
+        if isinstance(reader, ParquetReader):
+            _rewrite(reader, journal.part, lambda vectors: repair(denoiser, vectors, options), advance)
+        else:
+            _append(reader, journal, lambda vectors: repair(denoiser, vectors, options), advance)
+        journal.finish(target)
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {error.strerror}; make room or name another place") from error
+    return reader.rows

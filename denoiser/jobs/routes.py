@@ -1,0 +1,212 @@
+"""Uploads, jobs and models over HTTP. Reading is open as the other routes are; changing is for the key's owner."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from denoiser.errors import BusyError, ConflictError, InvalidInputError, NotReadyError, OffError
+from denoiser.jobs.store import ENDS, Job, Store, busy
+from denoiser.jobs.supervisor import Supervisor
+from denoiser.jobs.text import decode, find_sentences
+from denoiser.jobs.training import Training, is_local
+from denoiser.jobs.uploads import receive
+from denoiser.models import Model
+from denoiser.schemas import JobReply, LossPoint, ModelReply, Progress, Refusal, UploadAccepted, UploadTrained
+
+POLL_SECONDS = 0.3
+_FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def describe_job(job: Job, losses: list[LossPoint]) -> JobReply:
+    """A job as the routes give it."""
+    return JobReply.model_validate(
+        {
+            **asdict(job),
+            "job_id": job.id,
+            "progress": Progress(done=job.done, total=job.total),
+            "losses": losses,
+            "created_at": _time(job.created),
+            "ended_at": _time(job.ended),
+        }
+    )
+
+
+def describe_model(model: Model) -> ModelReply:
+    """A model as the routes give it."""
+    return ModelReply.model_validate({**asdict(model), "model_id": model.id, "created_at": _time(model.created)})
+
+
+def losses_of(store: Store, job: str) -> list[LossPoint]:
+    """The loss curve of a job's last start."""
+    points: list[LossPoint] = []
+    for event in store.events(job):
+        if event.data.get("state") == "training":
+            points = []
+        if "loss" in event.data:
+            points.append(LossPoint(step=event.data["done"], loss=event.data["loss"]))
+    return points
+
+
+class TrainingRoutes:
+    """The handlers. `training` is a refusal where uploads and switching are off."""
+
+    def __init__(self, training: Training | OffError, max_bytes: int, has_key: bool, stopping: threading.Event) -> None:
+        self._training, self._max_bytes, self._has_key = training, max_bytes, has_key
+        self._stopping = stopping
+        self._supervisor: Supervisor | None = None
+        self._switch: Callable[[str], Awaitable[None]] | None = None
+        self._receiving, self._switching = asyncio.Semaphore(1), asyncio.Lock()
+
+    async def run(self, switch: Callable[[str], Awaitable[None]]) -> None:
+        """Once a model is loaded: go on with the job that waits, and then with others, until cancelled."""
+        self._switch, self._supervisor = switch, self._on().supervisor(switch)
+        await self._supervisor.run()
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(responses={status: {"model": Refusal} for status in (403, 404, 409, 413, 415)})
+        changing = [Depends(self._same_site)]
+        router.post(
+            "/upload/",
+            status_code=202,
+            response_model=UploadAccepted,
+            responses={200: {"model": UploadTrained}},
+            openapi_extra=_FILE,
+            dependencies=changing,
+        )(self.upload)
+        router.get("/jobs", response_model=list[JobReply])(self.jobs)
+        router.get("/jobs/{job_id}", response_model=JobReply)(self.job)
+        router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)(self.events)
+        router.delete("/jobs/{job_id}", response_model=JobReply, dependencies=changing)(self.cancel)
+        router.get("/models", response_model=list[ModelReply])(self.models)
+        router.post("/models/{model_id}/activate", response_model=ModelReply, dependencies=changing)(self.activate)
+        return router
+
+    async def upload(self, request: Request, wait: bool = False) -> Response:
+        """Train on a UTF-8 text file, one sentence or paragraph a line; with `wait`, reply when training has ended."""
+        training, supervisor = self._on(), self._supervisor
+        if supervisor is None:
+            raise NotReadyError("no model is loaded yet; ask /health and try again")
+        if running := await asyncio.to_thread(training.store.unfinished):
+            raise ConflictError(busy(running))
+        if self._receiving.locked():
+            raise BusyError("another file is being read; try again in a second")
+        async with self._receiving:
+            filename, content = await receive(request, self._max_bytes)
+            job = await asyncio.to_thread(_queue, training.store, filename, content)
+        supervisor.wake()
+        if wait:
+            return await self._trained(training.store, job)
+        url = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
+        accepted = UploadAccepted(filename=filename, word_count=job.word_count, job_id=job.id, status_url=url)
+        return JSONResponse(accepted.model_dump(), 202, {"Location": url})
+
+    async def _trained(self, store: Store, job: Job) -> Response:
+        while job.state not in ENDS:
+            if self._stopping.is_set():
+                raise NotReadyError(f"the service stops; job {job.id} goes on when it starts again")
+            await asyncio.sleep(POLL_SECONDS)
+            job = await asyncio.to_thread(store.get, job.id)
+        if job.state == "cancelled":
+            raise ConflictError(f"job {job.id} was cancelled")
+        if job.state == "failed" or job.loss is None:
+            raise InvalidInputError(f"job {job.id} failed: {job.message}")
+        trained = UploadTrained(filename=job.filename, word_count=job.word_count, loss=job.loss)
+        return JSONResponse(trained.model_dump())
+
+    def jobs(self) -> list[JobReply]:
+        """Every training job, the newest first."""
+        return [describe_job(job, []) for job in self._on().store.all()]
+
+    def job(self, job_id: str) -> JobReply:
+        """One training job with its loss curve."""
+        store = self._on().store
+        return describe_job(store.get(job_id), losses_of(store, job_id))
+
+    async def events(self, job_id: str, request: Request) -> EventSourceResponse:
+        """A job's changes as server-sent events, from the first, or after `Last-Event-ID`; ends with the job."""
+        store = self._on().store
+        await asyncio.to_thread(store.get, job_id)
+        last = request.headers.get("last-event-id", "")
+        return EventSourceResponse(self._changes(store, job_id, int(last) if last.isdecimal() else 0))
+
+    async def _changes(self, store: Store, job: str, seen: int) -> AsyncIterator[ServerSentEvent]:
+        while not self._stopping.is_set():
+            for event in await asyncio.to_thread(store.events, job, seen):
+                seen = event.id
+                yield ServerSentEvent(json.dumps(event.data), event=event.kind, id=str(event.id))
+                if event.data.get("state") in ENDS:
+                    return
+            if (await asyncio.to_thread(store.get, job)).state in ENDS and not store.events(job, seen):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def cancel(self, job_id: str) -> JobReply:
+        """Cancel a job that has not ended."""
+        store = self._on().store
+        job = await asyncio.to_thread(store.get, job_id)
+        if not await asyncio.to_thread(store.end, job_id, "cancelled", "cancelled"):
+            raise ConflictError(f"job {job_id} has ended already: it is {job.state}")
+        if self._supervisor:
+            self._supervisor.stop(job_id)
+        return describe_job(await asyncio.to_thread(store.get, job_id), [])
+
+    def models(self) -> list[ModelReply]:
+        """Every model that can be switched to; `default` is the one that MODEL_PATH names."""
+        return [describe_model(model) for model in self._on().models.all()]
+
+    async def activate(self, model_id: str) -> ModelReply:
+        """Denoise with another model from now on, and after a restart."""
+        training = self._on()
+        if self._switch is None:
+            raise NotReadyError("no model is loaded yet; ask /health and try again")
+        async with self._switching:
+            await self._switch(model_id)
+            await asyncio.to_thread(training.store.activate, model_id, training.models.base)
+        listed = await asyncio.to_thread(training.models.all)
+        return describe_model(next(model for model in listed if model.id == model_id))
+
+    def _on(self) -> Training:
+        if isinstance(self._training, OffError):
+            raise self._training
+        return self._training
+
+    def _same_site(self, request: Request) -> None:
+        """Without a key, no page of another site may change anything through the user's browser. Raises OffError."""
+        if self._has_key:
+            return
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not is_local(urlsplit(f"//{host}").hostname or "") or (origin and urlsplit(origin).netloc != host):
+            raise OffError(
+                "without API_KEY, uploads and model switching are for pages and programs of this machine alone"
+            )
+
+
+def _queue(store: Store, filename: str, content: bytes) -> Job:
+    text = decode(content)
+    return store.add(filename, text, len(find_sentences(text)))

@@ -1,0 +1,160 @@
+"""A training job's worker process: encode, train, evaluate, and promote the model if it is better.
+
+It ends with the server that started it, and writes nothing but the store, its cache file and its model, each whole.
+"""
+
+import fcntl
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import structlog
+from pydantic import BaseModel
+
+from denoiser import checkpoint
+from denoiser.data import without_near_duplicates
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings, MiniLM, find_model
+from denoiser.errors import DenoiserError, InvalidInputError
+from denoiser.jobs.judge import Verdict, judge
+from denoiser.jobs.store import ENDS, Job, Store
+from denoiser.jobs.text import MOST, find_sentences
+from denoiser.logs import configure_logs
+from denoiser.models import Models
+from denoiser.network import Network
+from denoiser.settings import BUNDLED_CHECKPOINT
+from denoiser.training import FEWEST, FINE_TUNING_RATE, Recipe, train
+
+_FEWEST_HELD_OUT = 20
+_log = structlog.get_logger()
+
+
+class Order(BaseModel):
+    """What a worker is told on its command line, as JSON."""
+
+    data: Path
+    default: Path
+    encoder: Path | None
+    """None is the embedded one."""
+    job: str
+    steps: int
+
+
+def end_with_parent() -> None:
+    """Leave at once when standard input, which the server holds, is closed."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not through a file object, whose lock would be held when Python ends
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _split(sentences: list[str]) -> tuple[list[str], list[str]]:
+    """Training and held-out sentences: a tenth is held out, more of few, at most 4,000."""
+    count = len(sentences)
+    aside = min(4000, max(count // 10, min(count // 3, 300)))
+    order = np.random.default_rng(0).permutation(count)[:MOST]
+    return [sentences[i] for i in order[aside:]], [sentences[i] for i in order[:aside]]
+
+
+class _Run:
+    """One job's way through its phases."""
+
+    def __init__(self, order: Order) -> None:
+        self.store = Store(order.data)
+        self.models = Models(order.data / "models", order.default, self.store)
+        self.job: Job = self.store.get(order.job)
+        self.cache = order.data / "cache" / f"{order.job}.npy"
+        self.encoder = order.encoder
+        self.steps = order.steps
+
+    def go(self) -> None:
+        training, held_out = self._embeddings()
+        active_network, base_manifest = checkpoint.load(self.models.find(self.models.active()))
+        active = Denoiser.from_checkpoint(active_network, base_manifest)
+        own = type(active_network) is Network
+        start, manifest = (active_network, base_manifest) if own else checkpoint.load(BUNDLED_CHECKPOINT)
+        recipe = Recipe(
+            steps=self.steps, rate=FINE_TUNING_RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"]
+        )
+        self.store.enter(self.job.id, "training", self.steps)
+        network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
+        self.store.enter(self.job.id, "evaluating", 1)
+        verdict = judge(Denoiser.from_checkpoint(network, manifest), active, held_out)
+        self.store.advance(self.job.id, 1)
+        described = {
+            **manifest,
+            "recipe": asdict(recipe),
+            "training_sentences": len(training),
+            "sources": [{"file": self.job.filename, "use": f"training, from {manifest['sha256'][:12]}"}],
+            "figures": verdict.figures,
+        }
+        self._promote(network, described, verdict)
+
+    def _promote(self, network: Network, manifest: dict[str, object], verdict: Verdict) -> None:
+        self.store.enter(self.job.id, "promoting", 1)
+        checkpoint.save(self.models.folder(self.job.id), network, manifest)
+        self.store.finish(self.job.id, verdict.figures, self.models.base if verdict.better else None, verdict.reason)
+
+    def _embeddings(self) -> tuple[Embeddings, Embeddings]:
+        training, held_out = _split(find_sentences(self.store.text(self.job.id)))
+        vectors = self._encode(training + held_out)
+        seen = vectors[: len(training)]
+        unseen = without_near_duplicates(vectors[len(training) :], seen)
+        if len(unseen) < _FEWEST_HELD_OUT or len(seen) < FEWEST:
+            raise InvalidInputError(
+                f"only {len(unseen)} of {len(held_out)} held-out sentences are unlike the others; at least "
+                f"{_FEWEST_HELD_OUT} are needed to measure the result: send more varied text"
+            )
+        return seen, unseen
+
+    def _encode(self, texts: list[str]) -> Embeddings:
+        self.store.enter(self.job.id, "encoding", len(texts))
+        if self.cache.is_file():
+            kept: Embeddings = np.load(self.cache)
+            return kept
+        done = 0
+
+        def progress(more: int) -> None:
+            nonlocal done
+            done += more
+            self.store.advance(self.job.id, done)
+
+        vectors = MiniLM(self.encoder or find_model()).encode_corpus(texts, progress)
+        incoming = self.cache.with_suffix(".incoming.npy")
+        np.save(incoming, vectors)
+        incoming.rename(self.cache)
+        return vectors
+
+
+def run(order: Order) -> None:
+    """Do a job, unless it has ended meanwhile; a refusal or a bug ends it as failed."""
+    work = _Run(order)
+    if work.job.state in ENDS:
+        return
+    try:
+        work.go()
+    except DenoiserError as error:
+        work.store.end(order.job, "failed", str(error))
+    except Exception:
+        _log.exception("bug in a training job", job=order.job)
+        work.store.end(order.job, "failed", "internal error; the server's log has it under the job's id")
+
+
+def main() -> None:
+    """Wait until no other worker is at work in this data folder, then run the job of the command line."""
+    order = Order.model_validate_json(sys.argv[1])
+    end_with_parent()
+    configure_logs()
+    os.nice(10)
+    with (order.data / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(order)
+
+
+if __name__ == "__main__":
+    main()

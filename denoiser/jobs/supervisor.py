@@ -1,0 +1,85 @@
+"""Runs the queued job in a worker process, starts it again when the worker dies, and hands over promoted models.
+
+The worker holds a pipe from this process and ends when it closes, so that no worker outlives its server.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from denoiser.jobs.store import ENDS, Job, Store
+
+_log = structlog.get_logger()
+
+
+def _signal_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+class Supervisor:
+    """The one who starts and stops workers."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Path,
+        command: Callable[[str], list[str]],
+        promoted: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._store, self._cache, self._command, self._promoted = store, cache, command, promoted
+        self._wake = asyncio.Event()
+        self._job: str | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    def wake(self) -> None:
+        """A job waits."""
+        self._wake.set()
+
+    def stop(self, job: str) -> None:
+        """End the worker of a job, if that is the one at work."""
+        if job == self._job and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def run(self) -> None:
+        """Work until cancelled; then the worker is ended and its job waits for the next start."""
+        await asyncio.to_thread(self._store.requeue)
+        try:
+            while True:
+                self._wake.clear()
+                job = await asyncio.to_thread(self._store.unfinished)
+                if job is None:
+                    await asyncio.to_thread(self._clean)
+                    await self._wake.wait()
+                else:
+                    await self._work(job)
+        finally:
+            if self._job is not None and self._process is not None:
+                self.stop(self._job)
+                await self._process.wait()
+
+    async def _work(self, job: Job) -> None:
+        await asyncio.to_thread(self._store.started, job.id)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command(job.id), stdin=asyncio.subprocess.PIPE, env=os.environ | threads, start_new_session=True
+        )
+        self._job = job.id
+        code = await self._process.wait()
+        self._job = None
+        ended = await asyncio.to_thread(self._store.get, job.id)
+        _log.info("training job", job=job.id, state=ended.state, exit=code)
+        if ended.state not in ENDS:
+            await asyncio.to_thread(self._store.died, job.id, _signal_name(code))
+        elif ended.promoted:
+            await self._promoted(job.id)
+
+    def _clean(self) -> None:
+        """No job is unfinished: nothing in the cache is needed."""
+        for path in self._cache.iterdir():
+            path.unlink()

@@ -1,0 +1,53 @@
+"""Uploaded bytes to sentences: UTF-8, one sentence or paragraph a line. Whatever else it is, is refused by name.
+
+Sentences are distinct but for case and spaces, in the order of the file.
+"""
+
+import re
+
+from denoiser.errors import InvalidInputError, MediaTypeError
+
+FEWEST, MOST = 120, 60_000
+LONGEST_LINE = 100_000
+_SHORTEST, _LONGEST = 8, 1000
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\W*[A-Z0-9])|(?<=[。！？])")
+
+
+def decode(content: bytes) -> str:
+    """The text of a file. Raises InvalidInputError for an empty one, MediaTypeError for one that is not UTF-8 text."""
+    if not content.strip():
+        raise InvalidInputError("the file is empty; send UTF-8 text, one sentence or paragraph a line")
+    if content.startswith(_UTF16):
+        raise MediaTypeError("the file is UTF-16; save it as UTF-8 and send it again")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MediaTypeError(f"the file is not UTF-8 text (byte {error.start}); save it as UTF-8 text") from error
+    if found := _CONTROL.search(text):
+        raise MediaTypeError(
+            f"the file is not text: character {found.start()} is the control code {ord(found.group()):#04x}"
+        )
+    return text
+
+
+def find_sentences(text: str) -> list[str]:
+    """At least 120 distinct sentences of 8 to 1,000 characters. Raises InvalidInputError."""
+    kept: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > LONGEST_LINE:
+            raise InvalidInputError(
+                f"line {number} has {len(line)} characters; at most {LONGEST_LINE} are allowed: "
+                "put one sentence or paragraph on a line"
+            )
+        for piece in _SENTENCE_END.split(line):
+            sentence = " ".join(piece.split())
+            if _SHORTEST <= len(sentence) <= _LONGEST and any(c.isalpha() for c in sentence):
+                kept.setdefault(sentence.casefold(), sentence)
+    if len(kept) < FEWEST:
+        raise InvalidInputError(
+            f"found {len(kept)} different sentences of {_SHORTEST} to {_LONGEST} characters; "
+            f"at least {FEWEST} are needed to train and to measure the result: send more text"
+        )
+    return list(kept.values())

@@ -1,0 +1,107 @@
+"""What a server needs to train: data folder, store, models, supervisor. Only one server at a time has a data folder."""
+
+import fcntl
+import ipaddress
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+from denoiser.denoise import Denoiser
+from denoiser.errors import DenoiserError, OffError
+from denoiser.jobs.run import Order
+from denoiser.jobs.store import Store
+from denoiser.jobs.supervisor import Supervisor
+from denoiser.models import DEFAULT, Models
+
+LAST_WORKER_SECONDS = 30  # a worker ends when its server does; this is far more than that takes
+_log = structlog.get_logger()
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Training:
+    """Jobs and models of one server."""
+
+    def __init__(self, data: Path, default: Path, encoder: Path | None, steps: int, lock: TextIO | None = None) -> None:
+        self._lock = lock
+        for folder in ("models", "cache"):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+        self.store = Store(data)
+        self.models = Models(data / "models", default, self.store)
+        self._order = Order(data=data, default=default, encoder=encoder, job="", steps=steps)
+        self._cache = data / "cache"
+
+    def supervisor(self, switch: Callable[[str], Awaitable[None]]) -> Supervisor:
+        """A supervisor that tells `switch` the id of every model that takes over."""
+
+        async def promoted(model: str) -> None:
+            try:
+                await switch(model)
+            except DenoiserError as error:
+                _log.error("the new model cannot be loaded", model=model, reason=str(error))
+
+        return Supervisor(self.store, self._cache, self._command, promoted)
+
+    def close(self) -> None:
+        """Leave the data folder to another server."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def open_active(self, open_model: Callable[[Path], Denoiser]) -> Denoiser:
+        """The active model; the default one, with a line in the log, if the active one is damaged."""
+        active = self.models.active()
+        try:
+            return open_model(self.models.find(active))
+        except DenoiserError as error:
+            if active == DEFAULT:
+                raise
+            _log.error("the active model cannot be loaded; serving the default one", model=active, reason=str(error))
+            self.store.activate(DEFAULT, self.models.base)
+            return open_model(self.models.find(DEFAULT))
+
+    def _command(self, job: str) -> list[str]:
+        order = self._order.model_copy(update={"job": job})
+        return [sys.executable, "-m", "denoiser.jobs.run", order.model_dump_json()]
+
+
+def open_training(data: Path, default: Path, encoder: Path | None, steps: int) -> Training:
+    """Training in a data folder. Raises OffError when it cannot be written or another server has it."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "server.lock").open("w")
+    except OSError as error:
+        raise OffError(
+            f"uploads are off: the data folder {data} cannot be written ({error.strerror}); set DENOISER_DATA"
+        ) from error
+    if not _taken(lock, 0):
+        lock.close()
+        raise OffError(f"uploads are off: another server uses the data folder {data}; set DENOISER_DATA to another one")
+    with (data / "worker.lock").open("w") as worker:
+        if not _taken(worker, LAST_WORKER_SECONDS):
+            lock.close()
+            raise OffError(f"uploads are off: a worker of an earlier server still runs in {data}; end it first")
+    return Training(data, default, encoder, steps, lock)
+
+
+def _taken(lock: TextIO, seconds: float) -> bool:
+    """Whether the lock could be taken within some time; it is held until the file is closed."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= limit:
+                return False
+            time.sleep(0.05)
+        else:
+            return True

@@ -1,0 +1,45 @@
+"""A multipart upload, read within limits; nothing of a refused file stays on disk."""
+
+import asyncio
+from pathlib import PurePosixPath
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from denoiser.errors import InvalidInputError, MediaTypeError, TooLargeError
+from denoiser.gate import limited
+
+UPLOAD_SECONDS = 600
+_ENVELOPE = 4096  # boundary and headers around the file
+_LONGEST_NAME = 200
+
+
+async def receive(request: Request, most: int) -> tuple[str, bytes]:
+    """Name and content of the multipart field `file`.
+
+    Raises TooLargeError, MediaTypeError for another kind of body, InvalidInputError for another form, TimeoutError.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise MediaTypeError("send the file as multipart/form-data in a field named file, as curl -F file=@NAME does")
+    parser = MultiPartParser(request.headers, limited(request, most + _ENVELOPE), max_files=1, max_fields=0)
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidInputError("the form cannot be read; it must hold one file in a field named file") from error
+    try:
+        return await _file(form, most)
+    finally:
+        await form.close()
+
+
+async def _file(form: FormData, most: int) -> tuple[str, bytes]:
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        names = ", ".join(form) or "nothing"
+        raise InvalidInputError(f"the form holds {names:.60}; it must hold one file in a field named file")
+    if (upload.size or 0) > most:
+        raise TooLargeError(f"the file has {upload.size} bytes; at most {most} are taken")
+    name = PurePosixPath((upload.filename or "").replace("\\", "/")).name[:_LONGEST_NAME]
+    return "".join(c for c in name if c.isprintable()) or "upload", await upload.read()

@@ -1,0 +1,83 @@
+"""The models a service can switch between: `default`, which MODEL_PATH names, and one of each finished job."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoiser.checkpoint import read_manifest
+from denoiser.errors import CheckpointError, UnknownError
+from denoiser.jobs.store import Store
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One checkpoint, where its text came from, and how it did on text held out from it (empty: not measured)."""
+
+    id: str
+    active: bool
+    sha256: str
+    filename: str | None
+    sentences: int | None
+    created: float | None
+    figures: list[dict[str, Any]]
+    message: str
+
+
+class Models:
+    """The checkpoints in the data folder, and the one that MODEL_PATH names."""
+
+    def __init__(self, folder: Path, default: Path, store: Store) -> None:
+        self._folder, self._default, self._store = folder, default, store
+
+    @property
+    def base(self) -> str:
+        """What a choice is tied to: another MODEL_PATH makes it void."""
+        return str(self._default.resolve())
+
+    def active(self) -> str:
+        """The id of the model in use."""
+        return self._store.active(self.base) or DEFAULT
+
+    def folder(self, model: str) -> Path:
+        """Where a job's model is, or will be."""
+        return self._folder / model
+
+    def find(self, model: str) -> Path:
+        """The checkpoint of a model. Raises UnknownError."""
+        if model == DEFAULT:
+            return self._default
+        if any(job.id == model and job.state == "done" for job in self._store.all()):
+            return self.folder(model)
+        raise UnknownError(f"there is no model {model!r:.60}; GET /models lists them")
+
+    def all(self) -> list[Model]:
+        """Every model, `default` first, then the newest."""
+        active = self.active()
+        default = read_manifest(self._default)
+        described = default.get("training_sentences")
+        listed = [Model(DEFAULT, active == DEFAULT, default["sha256"], None, described, None, [], "")]
+        for job in self._store.all():
+            if job.state == "done":
+                digest = _digest(self.folder(job.id))
+                listed.append(
+                    Model(
+                        id=job.id,
+                        active=active == job.id,
+                        sha256=digest,
+                        filename=job.filename,
+                        sentences=job.sentences,
+                        created=job.ended,
+                        figures=job.figures,
+                        message=job.message,
+                    )
+                )
+        return listed
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return str(read_manifest(folder)["sha256"])
+    except CheckpointError:
+        return "damaged"

@@ -1,0 +1,224 @@
+"""Uploading text, training on it, and switching models, as a client of the real service sees it."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from denoiser.app import create_app
+from denoiser.denoise import Denoiser
+from denoiser.encoder import MiniLM
+from denoiser.errors import OffError
+from denoiser.server import open_training
+from denoiser.service import Limits, Service
+from denoiser.settings import Settings
+from tests.denoiser.servers import running as running_app
+from tests.denoiser.texts import sentences
+from tests.servers import Server, free_port, running
+
+TEXT = sentences(150)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training") / "data"
+
+
+@pytest.fixture(scope="module")
+def server(data: Path) -> Iterator[Server]:
+    port = free_port()
+    env = {"DENOISER_DATA": str(data), "TRAIN_STEPS": "100", "MAX_UPLOAD_BYTES": "6000000"}
+    with running([sys.executable, "-m", "denoiser", "serve", "--port", str(port)], data.parent / "log", port, env) as s:
+        yield s
+
+
+@pytest.fixture(scope="module")
+def web(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=240) as client:
+        yield client
+
+
+def send(web: httpx.Client, content: bytes, path: str = "/upload/", name: str = "team.txt") -> httpx.Response:
+    return web.post(path, files={"file": (name, content)})
+
+
+def events(web: httpx.Client, job: str) -> Iterator[dict[str, object]]:
+    with web.stream("GET", f"/jobs/{job}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                yield json.loads(line[6:])
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "complaint"),
+    [
+        (b"", 422, "the file is empty"),
+        (b" \n\n", 422, "the file is empty"),
+        (b"Only one line of text.\n", 422, "found 1 different sentences"),
+        (b"The same line again.\n" * 500, 422, "found 1 different sentences"),
+        (TEXT.encode("utf-16"), 415, "UTF-16"),
+        (TEXT.encode("utf-16-le"), 415, "not text"),
+        (TEXT.encode() + b"\xff", 415, "not UTF-8"),
+        (b"\x7fELF\x02\x01\x01" + bytes(200), 415, "not text"),
+        (b"PK\x03\x04" + bytes(range(256)) * 9, 415, "not"),
+        (b"word " * 1_000_000, 422, "line 1 has 5000000 characters"),
+        (b"x" * 6_000_001, 413, "at most 6000000"),
+        (b"x" * 20_000_000, 413, "at most"),
+    ],
+    ids=["empty", "blank", "one line", "repeated", "utf16", "utf16le", "bad utf8", "elf", "zip", "line", "big", "huge"],
+)
+def test_an_unusable_file_is_refused_and_nothing_is_written(
+    web: httpx.Client, data: Path, content: bytes, status: int, complaint: str
+) -> None:
+    before = sorted(path for path in data.rglob("*") if "-wal" not in path.name and "-shm" not in path.name)
+    jobs = web.get("/jobs").json()
+    reply = send(web, content)
+    assert reply.status_code == status, reply.text
+    assert complaint in reply.json()["detail"]
+    assert web.get("/jobs").json() == jobs
+    assert sorted(p for p in data.rglob("*") if "-wal" not in p.name and "-shm" not in p.name) == before
+
+
+def test_another_kind_of_body_is_refused(web: httpx.Client) -> None:
+    assert web.post("/upload/", json={"file": "text"}).status_code == 415
+    assert web.post("/upload/", files={"other": b"text"}).status_code == 422
+    assert web.post("/upload/", content=b"--x", headers={"content-type": "multipart/form-data; boundary=x"}).is_error
+    assert web.post("/upload/", content=b"--x", headers={"content-type": "multipart/form-data"}).status_code == 422
+
+
+def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client) -> None:
+    accepted = send(web, TEXT.encode(), name="../dir/team.txt")
+    assert accepted.status_code == 202
+    body = accepted.json()
+    assert set(body) == {"filename", "word_count", "job_id", "status_url"}
+    assert body["filename"] == "team.txt"
+    assert body["word_count"] == len(TEXT.split())
+    again = send(web, TEXT.encode())
+    assert again.status_code == 409
+    assert body["job_id"] in again.json()["detail"]
+    seen = []
+    for event in events(web, body["job_id"]):
+        seen.append(event)
+        assert web.post("/denoise/text", json={"texts": ["Still there?"]}).status_code == 200
+    assert [e["state"] for e in seen if "state" in e] == [
+        "queued", "encoding", "training", "evaluating", "promoting", "done",
+    ]  # fmt: skip
+    assert [e["done"] for e in seen if "loss" in e] == [50, 100]
+    job = web.get(body["status_url"]).json()
+    assert (job["state"], job["progress"]["total"]) == ("done", 1)
+    assert [point["step"] for point in job["losses"]] == [50, 100]
+    assert {f["method"] for f in job["figures"]} == {"identity", "Wiener", "active model", "new model"}
+    assert job["promoted"] is True, job["message"]
+    assert "takes over" in job["message"]
+
+
+def test_the_new_model_answers_and_the_old_one_can_be_had_back(web: httpx.Client) -> None:
+    models = {m["model_id"]: m for m in web.get("/models").json()}
+    trained = next(name for name in models if name != "default")
+    assert models[trained]["active"] is True
+    body = {"texts": ["The red boat stops near my neighbour."], "noise_level": 0.1, "seed": 1}
+
+    def answer() -> list[list[float]]:
+        found: list[list[float]] = web.post("/denoise/text", json=body).json()["denoised_embeddings"]
+        return found
+
+    limit = time.monotonic() + 120
+    with_new = answer()
+    assert web.post("/models/default/activate").json()["active"] is True
+    with_old = answer()
+    while (np.abs(np.subtract(with_new, with_old)) < 1e-6).all() and time.monotonic() < limit:
+        web.post(f"/models/{trained}/activate")
+        with_new = answer()
+        web.post("/models/default/activate")
+        with_old = answer()
+    assert not np.allclose(with_new, with_old, atol=1e-6)
+    assert web.post("/models/nothing/activate").status_code == 404
+
+
+def test_waiting_gives_the_seed_s_reply_and_a_model_no_better_stays_aside(web: httpx.Client) -> None:
+    trained = next(m["model_id"] for m in web.get("/models").json() if m["model_id"] != "default")
+    assert web.post(f"/models/{trained}/activate").status_code == 200
+    reply = send(web, TEXT.encode(), "/upload/?wait=true")
+    assert reply.status_code == 200, reply.text
+    assert set(reply.json()) == {"filename", "word_count", "loss"}
+    assert 0 < reply.json()["loss"] < 2
+    job = web.get("/jobs").json()[0]
+    if not job["promoted"]:
+        assert "the active model stays" in job["message"]
+        assert next(m for m in web.get("/models").json() if m["active"])["model_id"] == trained
+
+
+def test_a_job_can_be_cancelled_once(web: httpx.Client) -> None:
+    job = send(web, TEXT.encode()).json()["job_id"]
+    waiting = events(web, job)
+    next(waiting)
+    cancelled = web.delete(f"/jobs/{job}")
+    assert cancelled.json()["state"] == "cancelled"
+    assert list(waiting)[-1]["state"] == "cancelled"
+    assert web.delete(f"/jobs/{job}").status_code == 409
+    assert web.get("/jobs/nothing").status_code == web.delete("/jobs/nothing").status_code == 404
+    assert web.get("/jobs/nothing/events").status_code == 404
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}])
+def test_pages_of_other_sites_cannot_train_or_switch(web: httpx.Client, headers: dict[str, str]) -> None:
+    assert web.post("/upload/", files={"file": b"text"}, headers=headers).status_code == 403
+    assert web.post("/models/default/activate", headers=headers).status_code == 403
+
+
+def test_a_second_server_with_the_same_data_serves_without_training(server: Server, data: Path) -> None:
+    assert server.healthy()
+    off = open_training(Settings(denoiser_data=data), "127.0.0.1")
+    assert "another server uses the data folder" in str(off)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "off"), [("0.0.0.0", None, True), ("0.0.0.0", "key", False), ("::1", None, False)]
+)
+def test_without_a_key_uploads_are_off_unless_bound_to_localhost(
+    tmp_path: Path, host: str, key: str | None, off: bool
+) -> None:
+    settings = Settings(denoiser_data=tmp_path, api_key=SecretStr(key) if key else None)
+    training = open_training(settings, host)
+    assert isinstance(training, OffError) is off
+    if isinstance(training, OffError):
+        assert "set API_KEY" in str(training)
+    else:
+        training.close()
+
+
+def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: MiniLM) -> None:
+    service = Service(denoiser, encoder, Limits(10, 10))
+    with running_app(create_app(lambda: service, Settings())) as address:
+        for method, path in (("POST", "/upload/"), ("GET", "/jobs"), ("GET", "/models")):
+            reply = httpx.request(method, address + path, timeout=60)
+            assert reply.status_code == 403
+            assert "off" in reply.json()["detail"]
+
+
+def test_a_stop_ends_streams_and_the_job_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "denoiser", "serve", "--port"]
+    env = {"DENOISER_DATA": str(tmp_path / "data"), "TRAIN_STEPS": "60"}
+    with running([*command, str(port := free_port())], tmp_path / "log", port, env) as first:
+        job = httpx.post(f"{first.url}/upload/", files={"file": TEXT.encode()}, timeout=60).json()["job_id"]
+        seen: list[str] = []
+        with httpx.Client(base_url=first.url, timeout=240) as web:
+            reader = threading.Thread(target=lambda: seen.extend(str(e) for e in events(web, job)))
+            reader.start()
+            while not seen:
+                time.sleep(0.05)
+            first.process.terminate()
+            reader.join(120)
+            assert first.process.wait(60) == 0
+    with (
+        running([*command, str(port := free_port())], tmp_path / "log", port, env) as second,
+        httpx.Client(base_url=second.url, timeout=240) as web,
+    ):
+        assert list(events(web, job))[-1]["state"] == "done"

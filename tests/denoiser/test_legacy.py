@@ -1,0 +1,124 @@
+"""Checkpoints saved by PyTorch: autoencoders are read, whatever else is refused, and nothing in a file ever runs."""
+
+import pickle
+import sys
+from collections import OrderedDict
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoiser import checkpoint
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.errors import CheckpointError
+from tests.servers import free_port, running
+
+
+class Saved(nn.Module):
+    """An autoencoder as one writes it: encoder and decoder, ReLU between the layers."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        middle = len(widths) // 2 + 1
+        self.encoder, self.decoder = _stack(widths[:middle]), _stack(widths[middle - 1 :])[:-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.decoder(self.encoder(x))
+        return found
+
+
+def _stack(widths: tuple[int, ...]) -> nn.Sequential:
+    return nn.Sequential(*(m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())))
+
+
+@pytest.mark.parametrize("widths", [(384, 128, 384), (384, 256, 128, 256, 384), (384, 96, 64, 32, 64, 96, 384)])
+@pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict"])
+def test_an_autoencoder_gives_what_it_gave_when_it_was_saved(
+    tmp_path: Path, clean: Embeddings, widths: tuple[int, ...], wrapper: str | None
+) -> None:
+    model, path = Saved(*widths), tmp_path / "old.pt"
+    state = model.state_dict()
+    torch.save({wrapper: state, "epoch": 3, "loss": 0.1} if wrapper else state, path)
+    denoiser = Denoiser.from_checkpoint(*checkpoint.load(path))
+    given = denoiser.denoise(clean, np.full(len(clean), 0.1), "reconstruct")
+    np.testing.assert_allclose(given, model(torch.from_numpy(clean)).detach().numpy(), atol=1e-6)
+    np.testing.assert_array_equal(denoiser.denoise(clean, np.zeros(len(clean)), "reconstruct"), clean)
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+def _malicious(path: Path) -> None:
+    torch.save({"model_state_dict": Malicious(path.with_name("ran"))}, path)
+
+
+def _pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious(path.with_name("ran"))))
+
+
+def _state(path: Path, **tensors: Tensor) -> None:
+    torch.save(OrderedDict({name.replace("__", "."): tensor for name, tensor in tensors.items()}), path)
+
+
+REFUSED = {
+    "malicious": (_malicious, "nothing in it was run"),
+    "pickle": (_pickled, "nothing in it was run"),
+    "whole model": (lambda path: torch.save(Saved(384, 8, 384), path), "nothing in it was run"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 40), "nothing in it was run"),
+    "empty": (lambda path: path.write_bytes(b""), "nothing in it was run"),
+    "list": (lambda path: torch.save([1, 2], path), "holds no state dict"),
+    "no layer": (lambda path: torch.save({}, path), "lacks any layer"),
+    "numbers": (lambda path: torch.save({"a.weight": 3}, path), "holds no state dict"),
+    "width": (lambda path: torch.save(Saved(300, 8, 300).state_dict(), path), "from 384 to 384"),
+    "broken chain": (
+        lambda path: _state(
+            path,
+            encoder__0__weight=torch.zeros(8, 384),
+            encoder__0__bias=torch.zeros(8),
+            decoder__0__weight=torch.zeros(384, 9),
+            decoder__0__bias=torch.zeros(384),
+        ),
+        "from 384 to 384",
+    ),
+    "no bias": (lambda path: _state(path, encoder__0__weight=torch.zeros(384, 384)), "lacks encoder.0.bias"),
+    "convolution": (lambda path: _state(path, encoder__0__weight=torch.zeros(3, 3, 3)), "only stacks of Linear"),
+    "batch norm": (
+        lambda path: torch.save(nn.Sequential(nn.Linear(384, 384), nn.BatchNorm1d(384)).state_dict(), path),
+        "only stacks of Linear",
+    ),
+    "not finite": (
+        lambda path: _state(path, a__0__weight=torch.full((384, 384), torch.nan), a__0__bias=torch.zeros(384)),
+        "only stacks of Linear",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_anything_else_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    write, complaint = REFUSED[kind]
+    path = tmp_path / "old.pt"
+    write(path)
+    with pytest.raises(CheckpointError, match=complaint) as refusal:
+        checkpoint.load(path)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_service_serves_an_old_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": Saved(384, 32, 384).state_dict()}, tmp_path / "old.pt")
+    env = {"MODEL_PATH": str(tmp_path / "old.pt"), "PORT": str(port := free_port()), "DENOISER_DATA": str(tmp_path)}
+    with running([sys.executable, "-m", "denoiser", "serve"], tmp_path / "log", port, env) as server:
+        reply = server.post("/denoise/text", {"texts": ["An old friend."], "noise_level": 0.1})
+        assert reply.json()["shape"] == [1, 384]
+        models = httpx.get(f"{server.url}/models", timeout=60).json()
+        assert [m["model_id"] for m in models] == ["default"]
