@@ -31,7 +31,7 @@ class Journal:
         try:
             code = subprocess.run(command, stdout=STDERR, check=False, env=dict(env)).returncode
         except FileNotFoundError:
-            raise DeployError(f"{command[0]} is not installed; on Debian: apt-get install docker.io") from None
+            raise DeployError(f"{command[0]} is not installed; install Docker with its command line") from None
         if code != 0:
             raise DeployError(f"`{shlex.join(command)}` ended with status {code}; its output is above")
 
