@@ -70,7 +70,9 @@ prepare() {
 }
 
 read_key
+# SageMaker always says `serve`; an endpoint of the denoiser has SERVICE=denoiser.
 case ${1:-} in
-  serve | denoiser | prepare) "$1" ;;
+  serve) if [ "${SERVICE:-chat}" = denoiser ]; then denoiser; else serve; fi ;;
+  denoiser | prepare) "$1" ;;
   *) fail "unknown command '${1:-}'; there are serve (chat, port 8080), denoiser (port 8000) and prepare (fetch their models into $MODELS)" ;;
 esac

@@ -22,7 +22,7 @@ from docker.errors import DockerException
 from denoiser.encoder import find_model
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = "docker.io iptables debootstrap"
+PACKAGES = "docker.io iptables debootstrap docker-registry"
 """Debian's packages that the suite needs."""
 
 BASE = "djl-container-base:latest"
@@ -89,7 +89,7 @@ def _require(*commands: str) -> None:
         raise MissingError(f"{', '.join(missing)} not found; on Debian: apt-get install {PACKAGES}")
 
 
-def _builder() -> str:
+def builder() -> str:
     """A docker command that builds with BuildKit: one with buildx, or one so old that it needs none."""
     for command in filter(None, (shutil.which("docker"), "/usr/bin/docker")):
         with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
@@ -143,7 +143,7 @@ class Build:
 
 def build(context: Path, arguments: dict[str, str]) -> Build:
     """Build the Dockerfile of `context`; `arguments` are build arguments."""
-    command = [_builder(), "build", "--network", "host", "--progress", "plain", "-t", IMAGE]
+    command = [builder(), "build", "--network", "host", "--progress", "plain", "-t", IMAGE]
     command += ["--secret", f"id=ca,src={CA if CA.is_file() else '/dev/null'}"]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]

@@ -1,14 +1,15 @@
 """`deploy` with real Docker and a real registry: build, push, the whole way, and what a registry refuses."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import httpx
 import pytest
-from docker.errors import DockerException
 
+from tests.container.daemon import builder
 from tests.container.registry import registry
 from tests.deploy.conftest import Account, MakeAccount, aws_server, checkpoint, encoder, make_account, recorded, things
 from tests.deploy.stand_in import LOGIN, Failure
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.container
 
 
 @pytest.fixture(scope="module")
-def docker_client() -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env()
-    except DockerException as error:
-        pytest.exit(f"container tests: no Docker daemon is reachable ({error}); set DOCKER_HOST", 1)
-    yield client
+def docker_client(arguments: dict[str, str]) -> Iterator[docker.DockerClient]:  # noqa: ARG001 - it has the daemon
+    """The suite's daemon; first on the path is a docker command that can build in it."""
+    client = docker.from_env()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(builder()).parent}:{os.environ['PATH']}")
+        yield client
     client.close()
 
 

@@ -83,6 +83,19 @@ def test_chat_finishes_its_request_on_sigterm_and_ends_with_0(
         assert container.wait()["StatusCode"] == 0
 
 
+def test_serve_is_the_denoiser_where_the_endpoint_says_so(
+    client: docker.DockerClient, models: Path, closed: Network
+) -> None:
+    """As the deploy commands set it: SageMaker knows no other command than `serve`."""
+    environment = {"SERVICE": "denoiser", "PORT": "8080", "ENCODER_PATH": "/opt/ml/model/encoder"}
+    with running(
+        client, "serve", network=closed.name, environment=environment, **mount(models, "/opt/ml/model")
+    ) as container:
+        url = address(container, 8080)
+        await_ping(container, url)
+        assert httpx.post(f"{url}/invocations", json=TEXTS, timeout=60).json()["shape"] == [1, 384]
+
+
 def stop(container: Container) -> threading.Thread:
     """SIGTERM, and after 30 seconds SIGKILL, which would end it with 137."""
     thread = threading.Thread(target=container.stop, kwargs={"timeout": 30})
