@@ -29,7 +29,7 @@ BASE = "djl-container-base:latest"
 IMAGE = "djl-container:test"
 CA = Path("/etc/ssl/certs/ca-certificates.crt")
 START_SECONDS = 120
-DISK = 20e9
+DISK = 25e9
 """Bytes that the build and its layers take, with some room."""
 
 
