@@ -95,11 +95,14 @@ def kill_during(stage: str, turn: int, folder: Path) -> bool:
             return True
         store, job = Store(folder / "data"), upload(server)
         with closing(sqlite3.connect(store.path)) as db:
-            state = lambda: db.execute("SELECT state FROM job WHERE id = ?", (job,)).fetchone()[0]  # noqa: E731
+
+            def state() -> str:
+                return str(db.execute("SELECT state FROM job WHERE id = ?", (job,)).fetchone()[0])
+
             until(lambda: state() in (stage, *ENDS), 0.0005)
             time.sleep(random.random() * (0.005 if stage == "promoting" else 0.05))
             kill(server, workers=turn % 2 == 0)
-            return bool(state() == stage)
+            return state() == stage
 
 
 @pytest.mark.timeout(600 + 400 * KILLS)
