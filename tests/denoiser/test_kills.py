@@ -86,7 +86,7 @@ def half_an_upload(server: Server, share: float) -> None:
 
 
 def kill_during(stage: str, turn: int, folder: Path) -> bool:
-    """Kill once; whether it was in the stage (promotion is short, the job may have ended just before)."""
+    """Kill once; whether it was in the stage (some are short, and the job may have gone on meanwhile)."""
     with serving(folder) as server:
         check(server, folder)
         if stage == "upload":
@@ -94,10 +94,15 @@ def kill_during(stage: str, turn: int, folder: Path) -> bool:
             kill(server, workers=True)
             return True
         store, job = Store(folder / "data"), upload(server)
-        until(lambda: store.get(job).state in (stage, *ENDS), 0.0005)
-        time.sleep(random.random() * (0.01 if stage == "promoting" else 0.2))
-        kill(server, workers=turn % 2 == 0)
-        return store.get(job).state in (stage, *ENDS)
+        with closing(sqlite3.connect(store.path)) as db:
+
+            def state() -> str:
+                return str(db.execute("SELECT state FROM job WHERE id = ?", (job,)).fetchone()[0])
+
+            until(lambda: state() in (stage, *ENDS), 0.0005)
+            time.sleep(random.random() * (0.005 if stage == "promoting" else 0.05))
+            kill(server, workers=turn % 2 == 0)
+            return state() == stage
 
 
 @pytest.mark.timeout(600 + 400 * KILLS)
