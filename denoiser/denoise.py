@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from denoiser.encoder import Embeddings
 from denoiser.network import Network
@@ -18,7 +17,7 @@ from denoiser.schemas import Mode
 
 @dataclass(frozen=True)
 class Blend:
-    """The share of the network's estimate in mode `neighbours`, by noise level; linear between the levels given."""
+    """How far mode `neighbours` goes from the noisy vector, by noise level; linear between the levels given."""
 
     levels: tuple[float, ...]
     shares: tuple[float, ...]
@@ -46,7 +45,7 @@ class Denoiser:
         """Clean estimates [n, width] of embeddings [n, width] that carry noise of `levels` [n].
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
-        unit(noisy) + share * unit(estimate), which keep what the network does not know: for unfamiliar text the
+        made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
         estimate alone finds fewer neighbours than the noisy vector.
         """
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings)).to(self.device)
@@ -55,7 +54,7 @@ class Denoiser:
             result = self.network(noisy, level)
             if mode == "neighbours":
                 share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)
-                result = functional.normalize(functional.normalize(noisy) + share * functional.normalize(result))
+                result = self.network.blend(noisy, result, level, share)
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
     def repair(
