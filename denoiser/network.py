@@ -95,6 +95,6 @@ class Network(nn.Module):
         above = torch.searchsorted(levels, seen).clamp_min(1)
         part = ((seen - levels[above - 1]) / (levels[above] - levels[above - 1]))[:, None]
         of_noisy, of_estimate = torch.lerp(self.ranking[above - 1], self.ranking[above], part[:, None]).unbind(1)
-        kept = (functional.normalize(noisy) @ self.axes) * (1 + share * (of_noisy - 1))
-        taken = (functional.normalize(estimate) @ self.axes) * (share * of_estimate)
-        return functional.normalize((kept + taken) @ self.axes.T)
+        unit, turned = functional.normalize(noisy), functional.normalize(estimate) @ self.axes
+        change = share * ((of_noisy - 1) * (unit @ self.axes) + of_estimate * turned)
+        return functional.normalize(unit + change @ self.axes.T)

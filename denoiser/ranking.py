@@ -1,6 +1,7 @@
 """What mode `neighbours` trusts, axis by axis: fitted so that a store's rows keep the order of their similarities.
 
-Fitted on text the network was not trained on, for there alone it shows how far the network can be trusted.
+Fitted on text the network was not trained on, for there alone it shows how far the network can be trusted; half of it
+on narrow stores, whose rows are all alike, where it can be trusted least.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +19,17 @@ from denoiser.network import RANKING_LEVELS, Network
 from denoiser.noise import add_noise
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
-_ROWS, _STEPS = 512, 90
+STEPS = 90
+_ROWS = 512
 _RATE = 0.03
 _TEMPERATURE = 0.05
 _FIRST_SHARE = 0.5
+
+
+def _narrow(store: Tensor, row: int) -> Tensor:
+    """The rows most like one row: a store about one thing."""
+    nearest: Tensor = store[(store @ store[row]).topk(min(_ROWS, len(store))).indices]
+    return nearest
 
 
 def _order_loss(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
@@ -32,14 +40,15 @@ def _order_loss(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
     return -(target * predicted).sum(1).mean()
 
 
-def _fit_level(network: Network, stores: Sequence[Tensor], level: float) -> Tensor:
+def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: int) -> Tensor:
     """Weights [2, width] of the noisy vector and the estimate along the axes, for one noise level."""
     weights = torch.zeros(2, network.shape["width"]).requires_grad_()
     sharpness = torch.zeros(len(SITUATIONS)).requires_grad_()
     first = torch.tensor([[1.0], [_FIRST_SHARE]])
     optimiser = torch.optim.Adam([weights, sharpness], lr=_RATE)
-    for step, store in enumerate(islice(cycle(stores), _STEPS)):
-        clean = store[torch.randperm(len(store))[:_ROWS]]
+    for step, store in enumerate(islice(cycle(stores), steps)):
+        order = torch.randperm(len(store))
+        clean = store[order[:_ROWS]] if (step // len(stores)) % 2 else _narrow(store, int(order[0]))
         noisy = clean + level * torch.randn_like(clean)
         with torch.no_grad():
             estimate = network(noisy, torch.full((len(noisy), 1), level))
@@ -48,20 +57,22 @@ def _fit_level(network: Network, stores: Sequence[Tensor], level: float) -> Tens
         turned, true = clean @ network.axes, clean @ clean.T
         pairs = ((mixed, turned), (turned, mixed), (mixed, mixed))
         losses = [_order_loss(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]
-        optimiser.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
+        optimiser.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         optimiser.zero_grad()
         torch.autograd.backward(torch.stack(losses).sum())
         optimiser.step()
     return first * weights.detach().exp()
 
 
-def fit_ranking(network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None]) -> None:
+def fit_ranking(
+    network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None], steps: int = STEPS
+) -> None:
     """Set the network's ranking weights from clean embeddings of several texts; `done` is called after each level."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clean = [torch.from_numpy(store) for store in stores]
         for i, level in enumerate(RANKING_LEVELS):
-            network.ranking[i].copy_(_fit_level(network, clean, level))
+            network.ranking[i].copy_(_fit_level(network, clean, level, steps))
             done()
 
 
@@ -81,14 +92,15 @@ def _largest_share(network: Network, store: Embeddings, level: float, seed: int,
 def choose_shares(
     network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """The blend for a checkpoint: at each level the largest share that helps every store in every situation.
+    """The blend for a checkpoint: at each level the largest share that helps every store, and a narrow part of each.
 
     `done` is called after each level.
     """
+    narrow = [_narrow(torch.from_numpy(store), 0).numpy() for store in stores]
     shares = []
     for level in RANKING_LEVELS:
         share = SHARES[0]
-        for store in stores:
+        for store in (*narrow, *stores):
             share = _largest_share(network, store, level, seed, share)
         shares.append(share)
         done()

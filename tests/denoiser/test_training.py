@@ -81,7 +81,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
     fitted = [deepcopy(small), deepcopy(small)]
     levels: list[None] = []
     for network in fitted:
-        fit_ranking(network, [clean], 1, lambda: levels.append(None))
+        fit_ranking(network, [clean], 1, lambda: levels.append(None), steps=10)
     assert len(levels) == 2 * len(RANKING_LEVELS)
     assert torch.equal(fitted[0].ranking, fitted[1].ranking)
     assert not torch.equal(fitted[0].ranking, small.ranking)
@@ -91,9 +91,9 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
 
 
 def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
-    turned = Network(384, 16, 1)
-    turned.ranking[:, 0] = -1
-    blend = choose_shares(turned, [clean], 0, lambda: None)
+    scrambling = Network(384, 16, 1)
+    scrambling.ranking.normal_(0, 10, generator=torch.Generator().manual_seed(1))
+    blend = choose_shares(scrambling, [clean], 0, lambda: None)
     assert blend == {"levels": list(RANKING_LEVELS), "shares": [0.0] * len(RANKING_LEVELS)}
 
 
