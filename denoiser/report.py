@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,24 @@ def _sweep_table(measures: list[Measure]) -> list[str]:
     return lines
 
 
-def _quantised_table(quantised: list[Quantised]) -> list[str]:
+def _quantised_table(quantised: Sequence[Quantised]) -> list[str]:
     lines = _head("set", "kept as", "estimated level", *(f"{s}: before → after" for s in SITUATIONS))
     for q in quantised:
         cells = (f"{q.before[s]:.3f} → {q.after[s]:.3f} (± {q.gain_error[s]:.3f})" for s in SITUATIONS)
         lines.append(_row(q.domain, q.kind, f"{q.level:.3f}", *cells))
     return lines
+
+
+def _quantised_section(quantised: Sequence[Quantised]) -> list[str]:
+    return [
+        "## Quantised vectors",
+        "",
+        *_quantised_table(quantised),
+        "",
+        "Binary vectors are scaled to length sqrt(pi/2), where what was lost looks like added noise. The level is "
+        "estimated from the vectors. Int8 loses too little to count as noise.",
+        "",
+    ]
 
 
 def worst_case(measures: list[Measure]) -> str:
@@ -91,9 +104,9 @@ def worst_case(measures: list[Measure]) -> str:
 
 
 def markdown(
-    measures: list[Measure], sizes: dict[str, int], manifest: dict[str, Any], quantised: list[Quantised]
+    measures: list[Measure], sizes: dict[str, int], manifest: dict[str, Any], quantised: Sequence[Quantised] = ()
 ) -> str:
-    """The report as Markdown."""
+    """The report as Markdown; with a section on quantised vectors where they were measured."""
     sets = ", ".join(f"{domain} ({size:,})" for domain, size in sizes.items())
     lines = [
         "# Evaluation of the denoiser",
@@ -116,14 +129,9 @@ def markdown(
         "",
         f"Worst case: {worst_case(measures)}.",
         "",
-        "## Quantised vectors",
-        "",
-        *_quantised_table(quantised),
-        "",
-        "Binary vectors are scaled to length sqrt(pi/2), where what was lost looks like added noise. The level is "
-        "estimated from the vectors. Int8 loses too little to count as noise and comes back as it is.",
-        "",
     ]
+    if quantised:
+        lines += _quantised_section(quantised)
     return "\n".join(lines)
 
 

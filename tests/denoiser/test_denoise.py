@@ -104,10 +104,10 @@ def test_the_blend_is_linear_between_its_levels() -> None:
     np.testing.assert_allclose(blend.at(np.array([0.0, 0.1, 0.15, 0.2, 9.0])), [0.5, 0.5, 0.3, 0.1, 0.1])
 
 
-def test_int8_vectors_count_as_clean(denoiser: Denoiser, clean: Embeddings) -> None:
+def test_int8_vectors_come_back_almost_as_they_are(denoiser: Denoiser, clean: Embeddings) -> None:
     rounded = round_to_int8(clean)
     assert 0 < np.abs(rounded - clean).max() < 0.003
-    np.testing.assert_array_equal(denoiser.repair(rounded), rounded)
+    assert (denoiser.repair(rounded) * clean).sum(1).min() > 0.999
 
 
 def test_binary_vectors_show_their_noise_level_and_come_back_nearer_to_the_clean_ones(
