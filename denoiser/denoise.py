@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from denoiser import checkpoint
 from denoiser.encoder import Embeddings
@@ -22,7 +21,7 @@ from denoiser.training import FINE_TUNING_RATE, Recipe, train
 
 @dataclass(frozen=True)
 class Blend:
-    """The share of the network's estimate in mode `neighbours`, by noise level; linear between the levels given."""
+    """How far mode `neighbours` goes from the noisy vector, by noise level; linear between the levels given."""
 
     levels: tuple[float, ...]
     shares: tuple[float, ...]
@@ -74,7 +73,7 @@ class Denoiser:
         """Clean estimates [n, width] of embeddings [n, width] that carry noise of `levels` [n] (None: estimated).
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
-        unit(noisy) + share * unit(estimate), which keep what the network does not know: for unfamiliar text the
+        made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
         estimate alone finds fewer neighbours than the noisy vector.
         """
         levels = estimate_levels(embeddings) if levels is None else levels
@@ -84,7 +83,7 @@ class Denoiser:
             result = self.network(noisy, level)
             if mode == "neighbours":
                 share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)
-                result = functional.normalize(functional.normalize(noisy) + share * functional.normalize(result))
+                result = self.network.blend(noisy, result, level, share)
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
     def repair(

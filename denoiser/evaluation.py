@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings
-from denoiser.noise import add_noise
+from denoiser.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 SITUATIONS = ("query", "store", "both")
@@ -40,6 +40,18 @@ class Measure:
     overlap: dict[str, float]
     interval: dict[str, tuple[float, float]]
     gain: dict[str, float]
+    gain_error: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Overlap of one set after quantisation and after denoising at the estimated level, by situation."""
+
+    domain: str
+    kind: str
+    level: float
+    before: dict[str, float]
+    after: dict[str, float]
     gain_error: dict[str, float]
 
 
@@ -129,6 +141,22 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
             interval={s: _interval(found[s], rng) for s in SITUATIONS},
             gain={s: float(gains[s].mean()) for s in SITUATIONS},
             gain_error={s: float(gains[s].std() / np.sqrt(len(gains[s]))) for s in SITUATIONS},
+        )
+
+
+def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:
+    """Clean embeddings [n, width] kept as int8 and as bits, repaired in mode neighbours at the estimated level."""
+    for kind, quantise in (("int8", round_to_int8), ("binary", keep_signs)):
+        quantised = quantise(clean)
+        levels = estimate_levels(quantised)
+        before, after = overlaps(clean, quantised), overlaps(clean, denoiser.denoise(quantised, levels))
+        yield Quantised(
+            domain=domain,
+            kind=kind,
+            level=float(np.median(levels)),
+            before={s: float(before[s].mean()) for s in SITUATIONS},
+            after={s: float(after[s].mean()) for s in SITUATIONS},
+            gain_error={s: float((after[s] - before[s]).std() / np.sqrt(len(before[s]))) for s in SITUATIONS},
         )
 
 

@@ -7,7 +7,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
@@ -32,12 +34,13 @@ class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
     `mean` is the mean of clean embeddings; `axes` holds their principal axes as columns, `variances` the variance along
-    each.
+    each; `ranking` [levels, 2, width] weighs the noisy vector and the estimate along each axis in `blend`.
     """
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
+    ranking: Tensor
 
     def __init__(self, width: int, hidden: int, blocks: int) -> None:
         super().__init__()
@@ -45,6 +48,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("axes", torch.eye(width))
         self.register_buffer("variances", torch.ones(width))
+        self.register_buffer("ranking", torch.ones(len(RANKING_LEVELS), 2, width))
         self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
 
     def fit_axes(self, clean: Tensor) -> None:
@@ -80,3 +84,17 @@ class Network(nn.Module):
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
         return noisy + self.correction(self.rotate(noisy), level) @ self.axes.T
+
+    def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor) -> Tensor:
+        """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as share [n, 1] says.
+
+        A share of 0 keeps the direction of the noisy vectors. Between noise levels the weights are interpolated.
+        """
+        levels = torch.tensor(RANKING_LEVELS, device=level.device)
+        seen = level[:, 0].clamp(RANKING_LEVELS[0], RANKING_LEVELS[-1])
+        above = torch.searchsorted(levels, seen).clamp_min(1)
+        part = ((seen - levels[above - 1]) / (levels[above] - levels[above - 1]))[:, None]
+        of_noisy, of_estimate = torch.lerp(self.ranking[above - 1], self.ranking[above], part[:, None]).unbind(1)
+        unit, turned = functional.normalize(noisy), functional.normalize(estimate) @ self.axes
+        change = share * ((of_noisy - 1) * (unit @ self.axes) + of_estimate * turned)
+        return functional.normalize(unit + change @ self.axes.T)

@@ -22,6 +22,25 @@ def add_noise(clean: Embeddings, level: float, seed: int | None) -> Embeddings:
     return clean + np.float32(level) * noise
 
 
+def round_to_int8(clean: Embeddings) -> Embeddings:
+    """Embeddings [n, d] as 256 steps between the least and greatest value of each column keep them."""
+    low = clean.min(0)
+    step = np.maximum(clean.max(0) - low, np.float32(1e-12)) / np.float32(255)
+    rounded: Embeddings = low + np.rint((clean - low) / step) * step
+    return rounded
+
+
+def keep_signs(clean: Embeddings) -> Embeddings:
+    """Embeddings [n, d] as one bit a number keeps them, scaled so that what is lost looks like added noise.
+
+    For Gaussian numbers of standard deviation s that scale is s*sqrt(pi/2), and the noise has variance s^2*(pi/2 - 1);
+    with s = 1/sqrt(d) for unit vectors that is a noise level of 0.039 in 384 numbers, which the length shows.
+    """
+    scale = np.float32(np.sqrt(np.pi / 2 / clean.shape[1]))
+    signs: Embeddings = np.where(clean < 0, -scale, scale)
+    return signs
+
+
 def estimate_levels(embeddings: Embeddings) -> Levels:
     """The noise level of each row [n] of embeddings [n, d], whose clean versions have length 1.
 

@@ -1,4 +1,4 @@
-"""Files of several formats to paragraphs, paragraphs to sentences: HTML, manual pages, SWORD modules, plain text.
+"""Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, plain text.
 
 Sentences are English prose of 15 to 400 characters; code, tables and headings are left out.
 """
@@ -32,7 +32,8 @@ _INLINE = {
     "guiseq",
     "link",
 }
-_MARKUP = (".html", ".page")
+_MARKUP = (".html", ".page", ".xml")
+_R_STRING = b"\x00\x04\x00\x09"  # the type of a character string in R's serialisation; its length follows
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 SHORTEST, LONGEST = 15, 400
 
@@ -72,7 +73,7 @@ def _strip_roff(text: str) -> str:
 
 
 def _decompress_blocks(data: bytes) -> bytes:
-    """The zlib streams of a file with single bytes between them (SWORD text modules)."""
+    """The zlib streams of a file, without the few bytes between them (SWORD text modules, R data)."""
     pieces, start = [], data.find(b"\x78\x9c")
     while start >= 0:
         stream = zlib.decompressobj()
@@ -81,11 +82,24 @@ def _decompress_blocks(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
+def _lines_of_r_data(data: bytes) -> str:
+    """The character strings in serialised R data, each a line."""
+    lines, start = [], data.find(_R_STRING)
+    while start >= 0:
+        start += len(_R_STRING)
+        end = start + 4 + int.from_bytes(data[start : start + 4], "big")
+        lines.append(data[start + 4 : end])
+        start = data.find(_R_STRING, end)
+    return b"\n".join(lines).decode(errors="replace")
+
+
 def read_text(path: Path) -> str:
     """The text of a file without markup, decompressed; bytes that are not UTF-8 become U+FFFD."""
     data = path.read_bytes()
     if path.suffix == ".bzz":
         return _strip_markup(_decompress_blocks(data).decode(errors="replace"))
+    if path.suffix == ".rdb":
+        return _lines_of_r_data(_decompress_blocks(data))
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
     text = data.decode(errors="replace")

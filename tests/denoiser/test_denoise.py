@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from denoiser.denoise import Blend, Denoiser
 from denoiser.encoder import Embeddings
 from denoiser.evaluation import SITUATIONS, overlaps
-from denoiser.noise import add_noise, estimate_levels
+from denoiser.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 WIDTH = 384
 
@@ -102,6 +102,22 @@ def test_added_and_earlier_noise_count_together(denoiser: Denoiser, clean: Embed
 def test_the_blend_is_linear_between_its_levels() -> None:
     blend = Blend((0.1, 0.2), (0.5, 0.1))
     np.testing.assert_allclose(blend.at(np.array([0.0, 0.1, 0.15, 0.2, 9.0])), [0.5, 0.5, 0.3, 0.1, 0.1])
+
+
+def test_int8_vectors_come_back_almost_as_they_are(denoiser: Denoiser, clean: Embeddings) -> None:
+    rounded = round_to_int8(clean)
+    assert 0 < np.abs(rounded - clean).max() < 0.003
+    assert (denoiser.repair(rounded) * clean).sum(1).min() > 0.999
+
+
+def test_binary_vectors_show_their_noise_level_and_come_back_nearer_to_the_clean_ones(
+    denoiser: Denoiser, clean: Embeddings
+) -> None:
+    signs = keep_signs(clean)
+    lost = np.sqrt(((signs - clean) ** 2).mean())
+    np.testing.assert_allclose(estimate_levels(signs), lost, rtol=0.1)
+    repaired = denoiser.repair(signs, mode="reconstruct")
+    assert ((repaired - clean) ** 2).mean() < 0.8 * lost**2
 
 
 VALUES = st.floats(-1000, 1000, width=32)

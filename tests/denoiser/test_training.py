@@ -1,6 +1,8 @@
 """Small real training runs, checkpoints and what is measured of them."""
 
 import json
+import zlib
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,15 @@ import torch
 
 from denoiser import checkpoint
 from denoiser.corpus import Corpus, from_files
-from denoiser.data import prepare
-from denoiser.denoise import Denoiser
+from denoiser.data import count_texts, prepare
+from denoiser.denoise import Blend, Denoiser
 from denoiser.encoder import Embeddings, MiniLM
 from denoiser.errors import CheckpointError, CorpusError
-from denoiser.evaluation import measure, methods_of, spearman
-from denoiser.network import Network
-from denoiser.prose import split_paragraphs, split_sentences
+from denoiser.evaluation import SITUATIONS, measure, measure_quantised, methods_of, overlaps, spearman
+from denoiser.network import RANKING_LEVELS, Network
+from denoiser.noise import add_noise
+from denoiser.prose import read_text, split_paragraphs, split_sentences
+from denoiser.ranking import choose_shares, fit_ranking
 from denoiser.settings import BUNDLED_CHECKPOINT
 from denoiser.training import Recipe, train
 
@@ -71,6 +75,41 @@ def test_training_on_more_steps_lowers_the_error_on_seen_text(clean: Embeddings)
     assert trained < wiener
 
 
+def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_seed(
+    clean: Embeddings, small: Network
+) -> None:
+    fitted = [deepcopy(small), deepcopy(small)]
+    levels: list[None] = []
+    for network in fitted:
+        fit_ranking(network, [clean], 1, lambda: levels.append(None), steps=10)
+    assert len(levels) == 2 * len(RANKING_LEVELS)
+    assert torch.equal(fitted[0].ranking, fitted[1].ranking)
+    assert not torch.equal(fitted[0].ranking, small.ranking)
+    noisy = add_noise(clean, 0.1, 9)
+    result = Denoiser(fitted[0], Blend((0.1,), (1.0,))).denoise(noisy, np.full(len(noisy), 0.1))
+    assert overlaps(clean, result)["both"].mean() > overlaps(clean, noisy)["both"].mean()
+
+
+def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
+    scrambling = Network(384, 16, 1)
+    scrambling.ranking.normal_(0, 10, generator=torch.Generator().manual_seed(1))
+    blend = choose_shares(scrambling, [clean], 0, lambda: None)
+    assert blend == {"levels": list(RANKING_LEVELS), "shares": [0.0] * len(RANKING_LEVELS)}
+
+
+def test_weights_along_the_axes_are_interpolated_between_levels_and_a_share_of_0_keeps_the_direction(
+    clean: Embeddings,
+) -> None:
+    network = Network(384, 16, 1)
+    network.ranking[:, 1] = torch.arange(len(RANKING_LEVELS))[:, None]
+    noisy, estimate = torch.from_numpy(clean), torch.from_numpy(np.roll(clean, 1, 0))
+    level = torch.full((len(clean), 1), 0.125)
+    half = network.blend(noisy, estimate, level, torch.ones_like(level))
+    torch.testing.assert_close(half, torch.nn.functional.normalize(noisy + 3.5 * estimate), atol=1e-4, rtol=0)
+    same = network.blend(noisy, estimate, level, torch.zeros_like(level))
+    torch.testing.assert_close(same, noisy, atol=1e-4, rtol=0)
+
+
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, small: Network) -> None:
     written = checkpoint.save(tmp_path / "made", small, MANIFEST)
     network, manifest = checkpoint.load(tmp_path / "made" / "model.safetensors")
@@ -118,6 +157,14 @@ def test_sentences_are_found_in_prose_and_nothing_else() -> None:
     assert list(split_sentences("short\n0 1 2 3 4 5 6 7 8 9 10 11 12")) == []
 
 
+def test_strings_are_read_from_r_data(tmp_path: Path) -> None:
+    lines = ("It was a dark night.", "Nobody saw the ship leave.")
+    stored = b"".join(b"\x00\x04\x00\x09" + len(x).to_bytes(4, "big") + x.encode() for x in lines)
+    path = tmp_path / "novels.rdb"
+    path.write_bytes(b"\x00\x00\x01\x00" + zlib.compress(b"X\n" + stored))
+    assert read_text(path) == "\n".join(lines)
+
+
 def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
@@ -140,12 +187,13 @@ def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept
     tmp_path: Path, encoder: MiniLM
 ) -> None:
     sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(300)]
-    corpus = Corpus(sentences, {"same": sentences[-20:]}, [])
+    corpus = Corpus(sentences, {"same": sentences[-20:]}, [], {"near": sentences[-10:]})
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
     assert len(data.training) == 270
-    assert len(data.evaluation["same"]) == 0
-    assert sum(done) == 320
+    assert set(data.evaluation) == {"in-domain", "same"}
+    assert len(data.evaluation["same"]) == len(data.development["near"]) == 0
+    assert sum(done) == count_texts(corpus) == 330
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
 
@@ -165,6 +213,13 @@ def test_measures_of_the_baselines_are_what_they_must_be(clean: Embeddings, deno
     low, high = measures["neighbours"].interval["both"]
     assert low < measures["neighbours"].overlap["both"] < high
     json.dumps([m.__dict__ for m in measures.values()])
+
+
+def test_quantised_sets_are_measured_before_and_after(clean: Embeddings, denoiser: Denoiser) -> None:
+    measured = {q.kind: q for q in measure_quantised("test", clean, denoiser)}
+    assert measured["int8"].level == 0
+    assert 0.03 < measured["binary"].level < 0.05
+    assert all(0 < measured["binary"].before[s] < measured["int8"].before[s] for s in SITUATIONS)
 
 
 def test_spearman_ranks() -> None:

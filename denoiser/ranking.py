@@ -1,0 +1,107 @@
+"""What mode `neighbours` trusts, axis by axis: fitted so that a store's rows keep the order of their similarities.
+
+Fitted on text the network was not trained on, for there alone it shows how far the network can be trusted; half of it
+on narrow stores, whose rows are all alike, where it can be trusted least.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from denoiser.denoise import Blend, Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.evaluation import SITUATIONS, overlaps
+from denoiser.network import RANKING_LEVELS, Network
+from denoiser.noise import add_noise
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+STEPS = 90
+_ROWS = 512
+_RATE = 0.03
+_TEMPERATURE = 0.05
+_FIRST_SHARE = 0.5
+
+
+def _narrow(store: Tensor, row: int) -> Tensor:
+    """The rows most like one row: a store about one thing."""
+    nearest: Tensor = store[(store @ store[row]).topk(min(_ROWS, len(store))).indices]
+    return nearest
+
+
+def _order_loss(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
+    """Cross entropy of each row's similarities to all others, against the true ones: [n, n] both."""
+    itself = torch.eye(len(true), dtype=torch.bool)
+    target = (true / _TEMPERATURE).masked_fill(itself, -torch.inf).softmax(1)
+    predicted = (found * sharpness / _TEMPERATURE).masked_fill(itself, -1e4).log_softmax(1)
+    return -(target * predicted).sum(1).mean()
+
+
+def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: int) -> Tensor:
+    """Weights [2, width] of the noisy vector and the estimate along the axes, for one noise level."""
+    weights = torch.zeros(2, network.shape["width"]).requires_grad_()
+    sharpness = torch.zeros(len(SITUATIONS)).requires_grad_()
+    first = torch.tensor([[1.0], [_FIRST_SHARE]])
+    optimiser = torch.optim.Adam([weights, sharpness], lr=_RATE)
+    for step, store in enumerate(islice(cycle(stores), steps)):
+        order = torch.randperm(len(store))
+        clean = store[order[:_ROWS]] if (step // len(stores)) % 2 else _narrow(store, int(order[0]))
+        noisy = clean + level * torch.randn_like(clean)
+        with torch.no_grad():
+            estimate = network(noisy, torch.full((len(noisy), 1), level))
+            parts = torch.stack([functional.normalize(v) @ network.axes for v in (noisy, estimate)])
+        mixed = functional.normalize((parts * (first * weights.exp())[:, None]).sum(0))
+        turned, true = clean @ network.axes, clean @ clean.T
+        pairs = ((mixed, turned), (turned, mixed), (mixed, mixed))
+        losses = [_order_loss(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]
+        optimiser.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+        optimiser.zero_grad()
+        torch.autograd.backward(torch.stack(losses).sum())
+        optimiser.step()
+    return first * weights.detach().exp()
+
+
+def fit_ranking(
+    network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None], steps: int = STEPS
+) -> None:
+    """Set the network's ranking weights from clean embeddings of several texts; `done` is called after each level."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clean = [torch.from_numpy(store) for store in stores]
+        for i, level in enumerate(RANKING_LEVELS):
+            network.ranking[i].copy_(_fit_level(network, clean, level, steps))
+            done()
+
+
+def _largest_share(network: Network, store: Embeddings, level: float, seed: int, most: float) -> float:
+    """The largest share up to `most` at which every situation gains more than a standard error; 0 where none does."""
+    noisy, levels = add_noise(store, level, seed), np.full(len(store), level)
+    before = overlaps(store, noisy)
+    for share in (s for s in SHARES if s <= most):
+        denoiser = Denoiser(network, Blend((level,), (share,)))
+        after = overlaps(store, denoiser.denoise(noisy, levels))
+        gains = [after[s] - before[s] for s in SITUATIONS]
+        if all(g.mean() >= g.std() / np.sqrt(len(g)) for g in gains):
+            return share
+    return 0.0
+
+
+def choose_shares(
+    network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None]
+) -> dict[str, list[float]]:
+    """The blend for a checkpoint: at each level the largest share that helps every store, and a narrow part of each.
+
+    `done` is called after each level.
+    """
+    narrow = [_narrow(torch.from_numpy(store), 0).numpy() for store in stores]
+    shares = []
+    for level in RANKING_LEVELS:
+        share = SHARES[0]
+        for store in (*narrow, *stores):
+            share = _largest_share(network, store, level, seed, share)
+        shares.append(share)
+        done()
+    return {"levels": list(RANKING_LEVELS), "shares": shares}
