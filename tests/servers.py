@@ -64,11 +64,11 @@ def running(command: list[str], log: Path, port: int, env: Mapping[str, str] | N
         yield server
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(40)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):  # what did not end, or outlived its parent
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 @contextlib.contextmanager
