@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker("container")
+            item.add_marker(pytest.mark.timeout(900, func_only=True))  # an image takes as long to build as it takes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

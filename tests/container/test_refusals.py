@@ -11,8 +11,6 @@ from tests.container.compose import Project
 from tests.container.containers import Ended, ended, mount
 from tests.container.daemon import CA, IMAGE
 
-pytestmark = pytest.mark.timeout(900)
-
 
 def one_line(end: Ended) -> str:
     assert end.status != 0
