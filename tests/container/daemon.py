@@ -71,7 +71,8 @@ def daemon() -> Iterator[None]:
 
 def _reachable() -> bool:
     try:
-        return bool(docker.from_env().ping())
+        with contextlib.closing(docker.from_env()) as client:
+            return bool(client.ping())
     except DockerException:
         return False
 
@@ -108,18 +109,20 @@ def base_image() -> str:
     """The image to build from: BASE_IMAGE, else a minimal Debian 12 made here, like the published slim one."""
     if "BASE_IMAGE" in os.environ:
         return os.environ["BASE_IMAGE"]
-    client = docker.from_env()
-    if not client.images.list(BASE):
-        _require("debootstrap")
-        with tempfile.TemporaryDirectory(prefix="base-", dir="/var/tmp") as name:
-            root, archive = Path(name) / "root", Path(name) / "base.tar"
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", "bookworm", root], check=True, stdout=subprocess.DEVNULL
-            )
-            _slim(root)
-            subprocess.run(["tar", "--numeric-owner", "-C", root, "-cf", archive, "."], check=True)
-            client.api.import_image_from_file(str(archive), *BASE.split(":"))
+    with contextlib.closing(docker.from_env(timeout=600)) as client:
+        if not client.images.list(BASE):
+            _make_base(client)
     return BASE
+
+
+def _make_base(client: docker.DockerClient) -> None:
+    _require("debootstrap")
+    with tempfile.TemporaryDirectory(prefix="base-", dir="/var/tmp") as name:
+        root, archive = Path(name) / "root", Path(name) / "base.tar"
+        subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], check=True, stdout=subprocess.DEVNULL)
+        _slim(root)
+        subprocess.run(["tar", "--numeric-owner", "-C", root, "-cf", archive, "."], check=True)
+        client.api.import_image_from_file(str(archive), *BASE.split(":"))
 
 
 def _slim(root: Path) -> None:

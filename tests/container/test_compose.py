@@ -20,7 +20,7 @@ TEXTS = {"texts": ["A data warehouse stores data from many sources."], "noise_le
 LISTENING = "0A"
 """A socket's state in /proc/net/tcp."""
 
-WRITABLE = "find / -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -writable -type f,d 2>/dev/null"
+WRITABLE = "find / -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -path /run/secrets -prune -o -writable -type f,d 2>/dev/null"
 
 
 def inside(project: Project, service: str, *command: str) -> str:
