@@ -20,7 +20,8 @@ TEXTS = {"texts": ["A data warehouse stores data from many sources."], "noise_le
 LISTENING = "0A"
 """A socket's state in /proc/net/tcp."""
 
-WRITABLE = "find / -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -path /run/secrets -prune -o -writable -type f,d 2>/dev/null"
+ELSEWHERE = " -o ".join(f"-path {folder} -prune" for folder in ("/proc", "/sys", "/dev", "/run/secrets"))
+WRITABLE = f"find / {ELSEWHERE} -o -writable -type f,d -print 2>/dev/null"
 
 
 def inside(project: Project, service: str, *command: str) -> str:
