@@ -5,6 +5,7 @@ A daemon that is reachable is used; else one is started in a temporary folder, a
 
 import contextlib
 import functools
+import gc
 import http.server
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +72,15 @@ def daemon() -> Iterator[None]:
 
 
 def _reachable() -> bool:
-    try:
-        with contextlib.closing(docker.from_env()) as client:
-            return bool(client.ping())
-    except DockerException:
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK does not close a socket that finds nobody
+        try:
+            with contextlib.closing(docker.from_env()) as client:
+                return bool(client.ping())
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
 
 
 def _await_daemon(process: subprocess.Popen[bytes], log: Path) -> None:
