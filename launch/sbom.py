@@ -3,6 +3,7 @@
 Asks the image itself, so that it says what is there: Debian's packages, Python's, and the jars of DJL Serving.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -51,9 +52,9 @@ def main(
 ) -> None:
     """Write what is in an image as CycloneDX JSON."""
     try:
-        client = docker.from_env()
-        client.images.get(image)  # or Docker would try to pull it
-        output = client.containers.run(image, ["-c", INSIDE], entrypoint="python", remove=True)
+        with contextlib.closing(docker.from_env()) as client:
+            client.images.get(image)  # or Docker would try to pull it
+            output = client.containers.run(image, ["-c", INSIDE], entrypoint="python", remove=True)
     except DockerException as error:
         print(
             f"sbom: {image} cannot be asked ({str(error).splitlines()[0]}); build it, or name another IMAGE",

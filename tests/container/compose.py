@@ -20,6 +20,7 @@ NAME = "djl-container-test"
 class Project:
     """The services of the profile `cpu`."""
 
+    client: docker.DockerClient
     image: str
     chat_port: int
     denoiser_port: int
@@ -55,7 +56,7 @@ class Project:
 
     def container(self, service: str) -> Container:
         """The container of a service."""
-        return docker.from_env().containers.get(f"{NAME}-{service}-1")
+        return self.client.containers.get(f"{NAME}-{service}-1")
 
     @property
     def chat(self) -> str:

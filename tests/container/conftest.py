@@ -1,5 +1,6 @@
 """One daemon and one image for the whole suite; what was measured is printed at its end."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
             item.add_marker("container")
+            item.add_marker(pytest.mark.timeout(900, func_only=True))  # an image takes as long to build as it takes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -59,8 +61,10 @@ def image(built: Build) -> str:  # noqa: ARG001 - it has to be built
 
 
 @pytest.fixture(scope="session")
-def client(image: str) -> docker.DockerClient:  # noqa: ARG001
-    return docker.from_env(timeout=600)
+def client(image: str) -> Iterator[docker.DockerClient]:  # noqa: ARG001
+    """A connection to the daemon."""
+    with contextlib.closing(docker.from_env(timeout=600)) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -76,10 +80,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def project(image: str) -> Iterator[Project]:
+def project(client: docker.DockerClient) -> Iterator[Project]:
     """`docker compose --profile cpu up --wait`, as users do, on free ports."""
-    project = Project(IMAGE, free_port(), free_port(), free_port())
-    assert image == IMAGE
+    project = Project(client, IMAGE, free_port(), free_port(), free_port())
     try:
         project.up()
         yield project

@@ -5,6 +5,7 @@ A daemon that is reachable is used; else one is started in a temporary folder, a
 
 import contextlib
 import functools
+import gc
 import http.server
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +72,15 @@ def daemon() -> Iterator[None]:
 
 
 def _reachable() -> bool:
-    try:
-        return bool(docker.from_env().ping())
-    except DockerException:
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK does not close a socket that finds nobody
+        try:
+            with contextlib.closing(docker.from_env()) as client:
+                return bool(client.ping())
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
 
 
 def _await_daemon(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -108,18 +115,20 @@ def base_image() -> str:
     """The image to build from: BASE_IMAGE, else a minimal Debian 12 made here, like the published slim one."""
     if "BASE_IMAGE" in os.environ:
         return os.environ["BASE_IMAGE"]
-    client = docker.from_env()
-    if not client.images.list(BASE):
-        _require("debootstrap")
-        with tempfile.TemporaryDirectory(prefix="base-", dir="/var/tmp") as name:
-            root, archive = Path(name) / "root", Path(name) / "base.tar"
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", "bookworm", root], check=True, stdout=subprocess.DEVNULL
-            )
-            _slim(root)
-            subprocess.run(["tar", "--numeric-owner", "-C", root, "-cf", archive, "."], check=True)
-            client.api.import_image_from_file(str(archive), *BASE.split(":"))
+    with contextlib.closing(docker.from_env(timeout=600)) as client:
+        if not client.images.list(BASE):
+            _make_base(client)
     return BASE
+
+
+def _make_base(client: docker.DockerClient) -> None:
+    _require("debootstrap")
+    with tempfile.TemporaryDirectory(prefix="base-", dir="/var/tmp") as name:
+        root, archive = Path(name) / "root", Path(name) / "base.tar"
+        subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], check=True, stdout=subprocess.DEVNULL)
+        _slim(root)
+        subprocess.run(["tar", "--numeric-owner", "-C", root, "-cf", archive, "."], check=True)
+        client.api.import_image_from_file(str(archive), *BASE.split(":"))
 
 
 def _slim(root: Path) -> None:

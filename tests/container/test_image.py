@@ -16,8 +16,6 @@ import pytest
 from tests.container import daemon
 from tests.container.daemon import IMAGE, REPOSITORY, Build
 
-pytestmark = pytest.mark.timeout(1800)
-
 TOOLS = Path(sys.executable).parent
 WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".ckpt"}
 CODE = "opt/djl-container/"

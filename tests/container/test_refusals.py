@@ -11,8 +11,6 @@ from tests.container.compose import Project
 from tests.container.containers import Ended, ended, mount
 from tests.container.daemon import CA, IMAGE
 
-pytestmark = pytest.mark.timeout(900)
-
 
 def one_line(end: Ended) -> str:
     assert end.status != 0
@@ -25,9 +23,9 @@ def test_no_gpu_where_one_is_asked_for(client: docker.DockerClient, models: Path
     assert "CHAT_DEVICE=cuda, but no NVIDIA driver is here" in one_line(end)
 
 
-def test_compose_on_a_host_without_gpu(image: str) -> None:
+def test_compose_on_a_host_without_gpu(client: docker.DockerClient) -> None:
     """Docker itself refuses it, before the image gets a say."""
-    project = Project(image, 0, 0, 0)
+    project = Project(client, IMAGE, 0, 0, 0)
     try:
         done = project.run("up", "--no-build", "--no-deps", "chat", profile=None)
     finally:
@@ -94,8 +92,8 @@ def test_key_that_cannot_be_read(client: docker.DockerClient, tmp_path: Path) ->
     assert "the secret api_key cannot be read" in one_line(ended(client, "serve", **mount(key, "/run/secrets/api_key")))
 
 
-def test_gpu_is_reserved_by_default_and_for_chat_alone(image: str) -> None:
-    done = Project(image, 1, 2, 3).run("config", "--format", "json", profile=None)
+def test_gpu_is_reserved_by_default_and_for_chat_alone(client: docker.DockerClient) -> None:
+    done = Project(client, IMAGE, 1, 2, 3).run("config", "--format", "json", profile=None)
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout)["services"]
     assert {name: "deploy" in service for name, service in services.items()} == {

@@ -15,8 +15,6 @@ from docker.models.networks import Network
 
 from tests.container.containers import address, await_ping, execute, mount, running
 
-pytestmark = pytest.mark.timeout(900)
-
 QUESTION = {"inputs": "What is a data warehouse?", "parameters": {"max_new_tokens": 8, "do_sample": False}}
 LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 40, "do_sample": False, "stream": True}}
 TEXTS = {"texts": ["A data warehouse stores data from many sources."], "noise_level": 0.1}
