@@ -1,6 +1,7 @@
 """Command line of deploying: `python -m deploy COMMAND`."""
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,7 +121,8 @@ def policy_(
 
 
 def main() -> None:
-    """Run a command."""
+    """Run a command; Ctrl-C ends it even where a script's background job would ignore that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     app()
 
 
