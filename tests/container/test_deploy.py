@@ -9,8 +9,6 @@ import docker
 import httpx
 import pytest
 
-from tests.container.containers import address as container_address
-from tests.container.containers import await_ping, mount, running
 from tests.container.daemon import builder
 from tests.container.registry import registry
 from tests.deploy.conftest import Account, MakeAccount, aws_server, checkpoint, encoder, make_account, recorded, things
@@ -123,25 +121,3 @@ def test_without_docker_it_says_so(account: Account, monkeypatch: pytest.MonkeyP
     done = account.deploy("image", "push", image__tag="v1")
     assert done.code == 1
     assert "cannot reach Docker" in done.err
-
-
-@pytest.mark.timeout(1800)
-def test_the_real_image_goes_up_answers_in_pieces_and_comes_down(
-    account: Account, address: str, image: str, client: docker.DockerClient, models: Path, context: Path
-) -> None:
-    """The endpoint's replies are those of a container of that image, started as SageMaker would start it."""
-    (context / "Dockerfile").write_text(f"FROM {image}\nARG WORDS\n")
-    up = account.deploy("up", "--json")
-    assert up.code == 0, up.err
-    created = next(call[2] for call in account.calls if call[1] == "CreateModel" and "chat" in call[2]["ModelName"])
-    container = created["PrimaryContainer"]
-    assert container["Image"].rpartition(":")[2] in tags(address)
-    with running(client, "serve", environment=container["Environment"], **mount(models, "/opt/ml/model")) as started:
-        account.aws.service = container_address(started, 8080)
-        await_ping(started, account.aws.service)
-        asked = account.deploy("endpoint", "invoke", "chat", "--stream", "--text", "What is a data warehouse?")
-    assert asked.code == 0, asked.err
-    assert "data" in asked.out
-    assert account.deploy("up", "--json").json["changed"] == "nothing"
-    assert account.deploy("down", "--yes").code == 0
-    assert not any(things(account).values())
