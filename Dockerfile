@@ -27,22 +27,14 @@ FROM tools AS venv
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
-COPY requirements/services.txt /requirements/
+# `services`, or `vllm`: the same with vLLM, for a GPU.
+ARG REQUIREMENTS=services
+COPY requirements/services.txt requirements/vllm.txt /requirements/
 RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
-        -r /requirements/services.txt
-
-# A version of vLLM that takes the pinned torch, such as 0.32.0. Its own requirements are not pinned by hash.
-ARG VLLM
-RUN --mount=type=secret,id=ca \
-    if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
-    && if [ -n "${VLLM}" ]; then \
-        /opt/venv/bin/pip freeze > /tmp/pinned \
-        && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -c /tmp/pinned "vllm==${VLLM}" \
-        && rm /tmp/pinned; \
-    fi
+        -r "/requirements/${REQUIREMENTS}.txt"
 
 # Python finds the code where the next stage puts it.
 RUN printf '%s\n' /opt/djl-container /opt/djl-container/serving > /opt/venv/lib/python3.11/site-packages/services.pth
@@ -58,7 +50,7 @@ RUN mkdir -p /usr/share/man/man1 \
         ca-certificates gcc libc6-dev libpython3.11-dev openjdk-17-jre-headless python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
     && useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin service \
-    && install --directory --owner 10001 --group 10001 /models /data
+    && install --directory --owner 10001 --group 10001 /models /data /compiled
 
 COPY --from=djl /opt/djl-serving /opt/djl-serving
 COPY --from=venv /opt/venv /opt/venv
@@ -71,6 +63,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     CHAT_CACHE_DIR=/models \
     HF_HOME=/models/huggingface \
     DENOISER_DATA=/data \
+    VLLM_CACHE_ROOT=/compiled \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

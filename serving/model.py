@@ -23,6 +23,14 @@ QUICKEST_REPLY = 0.02
 """Seconds. DJL Serving 0.36 loses a reply of one part that arrives just when it starts to wait for it (its
 ChunkedBytesSupplier says that it has ended before it holds the last part), and the client then waits for ever."""
 
+OPTIONS = {
+    "model_id": "model",
+    "revision": "revision",
+    "tensor_parallel_degree": "tensor_parallel",
+    "pipeline_parallel_degree": "pipeline_parallel",
+}
+"""DJL's own names, as `option.` in serving.properties, and the settings that they are."""
+
 service: ChatService | None = None
 control: asyncio.Server | None = None
 
@@ -44,14 +52,16 @@ async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
 
 
 async def start(properties: dict[str, str]) -> None:
-    """Load the model: the one of `option.model_id` in serving.properties, if it is there, else that of the environment.
-    DJL Serving sends nothing else until this returns, and would wait for an hour after a failure: so
-    the worker ends itself, which whoever started the server sees."""
+    """Load the model; what `OPTIONS` in serving.properties say goes before the environment.
+
+    DJL Serving sends nothing else until this returns, and would wait for an hour after a failure: so the worker ends
+    itself, which whoever started the server sees.
+    """
     global service, control  # noqa: PLW0603 - DJL calls module functions
     configure()
-    given = {"model": properties.get("model_id"), "revision": properties.get("revision")}
+    given = {setting: properties[option] for option, setting in OPTIONS.items() if properties.get(option)}
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
         loaded = asyncio.get_running_loop().create_future()
         if settings.control_socket is not None:
             control = await serve_control(loaded, settings.control_socket, _end_all)

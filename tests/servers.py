@@ -23,6 +23,8 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    metrics_url: str = ""
+    """Where a chat service has its metrics."""
 
     def post(self, path: str, body: object, **options: object) -> httpx.Response:
         """POST `body` as JSON."""
@@ -72,11 +74,15 @@ def running(command: list[str], log: Path, port: int, env: Mapping[str, str] | N
 
 
 @contextlib.contextmanager
-def chat(adapter: str, log: Path, env: Mapping[str, str] | None = None, *options: str) -> Iterator[Server]:
+def chat(
+    adapter: str, log: Path, env: Mapping[str, str] | None = None, *options: str, python: str = sys.executable
+) -> Iterator[Server]:
     """The chat service behind `adapter`: `serve` for FastAPI, `djl` for DJL Serving."""
     port = free_port()
-    command = [sys.executable, "-m", "chatglm2", adapter, "--port", str(port), *options]
-    with running(command, log, port, env) as server:
+    command = [python, "-m", "chatglm2", adapter, "--port", str(port), *options]
+    metrics = free_port()
+    with running(command, log, port, {"CHAT_METRICS_PORT": str(metrics)} | dict(env or {})) as server:
+        server.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
         yield server
 
 

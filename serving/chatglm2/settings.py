@@ -9,13 +9,17 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+DEFAULT_CACHE_TOKENS = 32768
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Settings(BaseSettings):
     """Environment variables are `CHAT_` and the field's name in capitals, but where another name is given."""
 
-    model_config = SettingsConfigDict(env_prefix="CHAT_", frozen=True, populate_by_name=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="CHAT_", env_ignore_empty=True, frozen=True, populate_by_name=True, extra="forbid"
+    )
 
     model: str = Field("", validation_alias=AliasChoices("HF_MODEL_ID", "CHAT_MODEL"))
     """A folder, a hub id or an `s3://` prefix; empty means what is in `mounted_model`, else the embedded SmolLM2."""
@@ -55,10 +59,23 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(300.0, gt=0)
     """Longest a request may take."""
 
-    cache_tokens: int = Field(32768, ge=64)
-    """Tokens that the key-value cache holds, all requests together; also bounds prompt and answer of one."""
-    batch_tokens: int = Field(1024, ge=16)
-    """Tokens that one forward pass takes, prompts and answers together."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """`auto` is vLLM where it is installed and the model runs on a GPU."""
+    cache_tokens: int | None = Field(None, ge=64)
+    """Tokens that the key-value cache holds, all requests together; also bounds prompt and answer of one. None is what
+    fits into `gpu_memory` with vLLM on a GPU, else `DEFAULT_CACHE_TOKENS`."""
+    batch_tokens: int | None = Field(None, ge=16)
+    """Tokens that one forward pass takes, prompts and answers together; None is the engine's own choice."""
+    gpu_memory: float = Field(0.9, gt=0, le=1)
+    """Share of each GPU's memory that vLLM takes for weights and cache."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that vLLM splits each layer over."""
+    pipeline_parallel: int = Field(1, ge=1)
+    """Groups of GPUs that vLLM spreads the layers over, on one machine or several."""
+    executor: Literal["mp", "ray"] = "mp"
+    """How vLLM starts its workers: processes of this machine, or on the machines of a Ray cluster."""
+    eager: bool = False
+    """vLLM starts without compiling: minutes sooner, but slower afterwards."""
 
     @property
     def served_name(self) -> str:

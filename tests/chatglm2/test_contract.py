@@ -96,24 +96,29 @@ def test_repetition_penalty_changes_the_answer(chat: Server) -> None:
     assert ask(chat, repetition_penalty=2.0) != ask(chat)
 
 
+@pytest.mark.usefixtures("beams")
 def test_beams_answer_on_any_turn(chat: Server) -> None:
     first = ask(chat, num_beams=4, max_new_tokens=8)
     second = ask(chat, "And then?", first["history"], num_beams=4, max_new_tokens=8)
     assert len(second["history"]) == 2
 
 
-def test_requests_at_once_get_the_answers_they_get_alone(chat: Server) -> None:
-    questions = [f"What is {n} plus {n}?" for n in range(8)]
-    kinds: list[dict[str, Any]] = [
-        {},
-        {"do_sample": True, "seed": 3},
-        {"num_beams": 2, "max_new_tokens": 6},
-        {"repetition_penalty": 1.3},
-    ]
-    jobs = [(question, kinds[n % 4]) for n, question in enumerate(questions)]
+def answers_alone_and_together(chat: Server, *kinds: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What eight requests of several kinds get one after another, and at once."""
+    jobs = [(f"What is {n} plus {n}?", kinds[n % len(kinds)]) for n in range(8)]
     alone = [ask(chat, question, **kind) for question, kind in jobs]
     with ThreadPoolExecutor(len(jobs)) as pool:
-        together = list(pool.map(lambda job: ask(chat, job[0], **job[1]), jobs))
+        return alone, list(pool.map(lambda job: ask(chat, job[0], **job[1]), jobs))
+
+
+def test_requests_at_once_get_the_answers_they_get_alone(chat: Server) -> None:
+    alone, together = answers_alone_and_together(chat, {}, {"do_sample": True, "seed": 3}, {"repetition_penalty": 1.3})
+    assert together == alone
+
+
+@pytest.mark.usefixtures("beams")
+def test_beams_beside_other_requests_change_nothing(chat: Server) -> None:
+    alone, together = answers_alone_and_together(chat, {"num_beams": 2, "max_new_tokens": 6}, {})
     assert together == alone
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import servers
-from tests.chatglm2.conftest import require_djl
+from tests.chatglm2.conftest import ADAPTER_NAMES, ADAPTERS, start
 from tests.golden import CASES, golden_folder
 from tests.servers import Server
 
@@ -19,15 +18,13 @@ def case(request: pytest.FixtureRequest) -> Any:
     return json.loads((golden_folder() / "expected.json").read_text())["cases"][request.param]
 
 
-@pytest.fixture(scope="module", params=["serve", pytest.param("djl", marks=pytest.mark.djl)], ids=["fastapi", "djl"])
+@pytest.fixture(scope="module", params=ADAPTERS, ids=ADAPTER_NAMES)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The golden checkpoint in float32, converted at the start."""
-    if request.param == "djl":
-        require_djl()
     model = str(golden_folder())
     folder = tmp_path_factory.mktemp("golden")
     env = {"CHAT_CACHE_DIR": str(folder / "cache")}
-    with servers.chat(request.param, folder / "log", env, "--model", model, "--dtype", "float32") as server:
+    with start(request.param, folder / "log", env, "--model", model, "--dtype", "float32") as server:
         yield server
 
 
@@ -56,6 +53,7 @@ def test_stream_shows_what_the_original_shows(golden: Server, case: dict[str, An
     assert shown == list(dict.fromkeys(case["stream_responses"]))
 
 
+@pytest.mark.usefixtures("beams")
 def test_beam_search_is_the_originals(golden: Server, case: dict[str, Any]) -> None:
     reply = ask(golden, case, max_length=case["beam4_max_length"], num_beams=4)
     assert reply["outputs"] == case["beam4_response"]

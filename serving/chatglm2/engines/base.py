@@ -76,3 +76,8 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop; requests still running fail."""
+
+
+def token_ids(value: int | list[int] | None) -> list[int]:
+    """The end tokens that a generation configuration names in any of its ways."""
+    return [] if value is None else [value] if isinstance(value, int) else list(value)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
-from chatglm2.engines.base import Limits, Sampling, Step
+from chatglm2.engines.base import Limits, Sampling, Step, token_ids
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
 from chatglm2.errors import ChatError, OutOfMemory, Unavailable
 
@@ -39,7 +39,7 @@ class TransformersEngine:
             context=min(model.config.max_position_embeddings, blocks * PAGE_TOKENS), vocabulary=model.config.vocab_size
         )
         self._model = model
-        self._ends = _token_ids(model.generation_config.eos_token_id)
+        self._ends = token_ids(model.generation_config.eos_token_id)
         self._sampler = Sampler()
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=self._ends or -1, pad_token_id=0),
@@ -222,7 +222,3 @@ def _beam_config(sampling: Sampling, ends: list[int]) -> GenerationConfig:
         pad_token_id=ends[0] if ends else 0,
         **warpers,
     )
-
-
-def _token_ids(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else [value] if isinstance(value, int) else list(value)

@@ -1,0 +1,87 @@
+"""What only the vLLM engine does: no beams, a process of its own that is started again, several GPUs, DJL."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.chatglm2.conftest import require_djl, start, vllm_python
+
+pytestmark = pytest.mark.vllm
+
+ASK = {"inputs": "What is a data warehouse?", "parameters": {"max_new_tokens": 10, "do_sample": False}}
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    with start("vllm", tmp_path_factory.mktemp("vllm") / "log") as server:
+        yield server
+
+
+def test_beams_are_refused_with_the_way_out(vllm: servers.Server) -> None:
+    reply = vllm.post("/invocations", {"inputs": "Hi", "parameters": {"num_beams": 2, "do_sample": False}})
+    assert reply.status_code == 400
+    assert "num_beams: got 2" in reply.json()["error"]
+    assert "CHAT_ENGINE=transformers" in reply.json()["error"]
+
+
+def test_a_killed_engine_is_started_again_and_ping_tells_the_truth(vllm: servers.Server) -> None:
+    before = vllm.post("/invocations", ASK).json()
+    body = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 2000, "do_sample": False, "stream": True}}
+    with httpx.stream("POST", f"{vllm.url}/invocations", json=body, timeout=120) as response:
+        lines = response.iter_lines()
+        assert next(lines)
+        os.kill(engine_process(vllm), signal.SIGKILL)
+        assert '"code": 503' in [*lines][-1]
+    wait_until(lambda: not vllm.healthy())
+    vllm.wait_healthy()
+    assert vllm.post("/invocations", ASK).json() == before
+
+
+def test_sigterm_ends_all_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with start("vllm", tmp_path_factory.mktemp("end") / "log") as server:
+        processes = servers.children(server.process.pid)
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        wait_until(lambda: not any(os.path.exists(f"/proc/{process}") for process in processes))  # noqa: PTH110
+
+
+def test_behind_djl_serving_it_answers_and_streams(tmp_path_factory: pytest.TempPathFactory) -> None:
+    require_djl()
+    env, log = {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"}, tmp_path_factory.mktemp("djl") / "log"
+    with servers.chat("djl", log, env, python=vllm_python()) as server:
+        whole = server.post("/invocations", ASK).json()
+        body = ASK | {"parameters": {"max_new_tokens": 10, "do_sample": False, "stream": True}}
+        with httpx.stream("POST", f"{server.url}/invocations", json=body, timeout=120) as response:
+            assert len([*response.iter_lines()]) > 5
+        assert "data" in whole["outputs"]
+
+
+def test_more_gpus_than_there_are_is_one_line() -> None:
+    env = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_TENSOR_PARALLEL": "3", "CHAT_EAGER": "1"}
+    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(servers.free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 1
+    assert "CHAT_TENSOR_PARALLEL" in done.stderr.splitlines()[-1]
+
+
+def engine_process(server: servers.Server) -> int:
+    """The process in which vLLM schedules."""
+    for process in servers.children(server.process.pid):
+        command = subprocess.run(["ps", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False)
+        if "EngineCore" in command.stdout:
+            return process
+    raise AssertionError(f"no process of vLLM among the children of {server.process.pid}")
+
+
+def wait_until(holds: object, seconds: float = 120) -> None:
+    """Return when `holds()` does; fail when it does not in time."""
+    limit = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < limit, f"still not so after {seconds} s"
+        time.sleep(0.05)
