@@ -2,7 +2,7 @@
 
 import typer
 
-from bench.chat import concurrency
+from bench.chat import chat, compare
 from bench.convert import conversion
 from bench.denoiser import embeddings, files
 
@@ -14,7 +14,8 @@ def commands() -> None:
     """Measurements, each one command."""
 
 
-cli.command("chat")(concurrency)
+cli.command("chat")(chat)
+cli.command("compare")(compare)
 cli.command("convert")(conversion)
 cli.command("embeddings")(embeddings)
 cli.command("files")(files)

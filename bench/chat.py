@@ -1,69 +1,166 @@
-"""How much sooner requests finish at once than one after another, against any address of the chat service."""
+"""Speed of the chat service under load: of one address, or side by side with engines called directly and with peers."""
 
-import asyncio
-import time
-from dataclasses import dataclass
-from typing import Annotated
+import contextlib
+import json
+import platform
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, started
+from bench.load import Level
+from bench.prompts import SETS
 
-@dataclass(frozen=True)
-class Run:
-    """One way of sending the same requests."""
+_console = Console(width=None if sys.stdout.isatty() else 120)
 
-    name: str
-    seconds: float
-    tokens: int
+Set = Annotated[str, typer.Option("--set", help=f"Prompts: {', '.join(SETS)}.")]
+Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
+NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
+Rounds = Annotated[int, typer.Option(help="Rounds; the median of each figure counts.")]
+Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
+
+Figures = dict[str, list[dict[str, float]]]
+"""By contender, a row for each level."""
 
 
-def concurrency(
-    url: Annotated[str, typer.Argument(help="Address of the service.")] = "http://localhost:8080",
-    requests: Annotated[int, typer.Option(help="How many requests.")] = 16,
-    new_tokens: Annotated[int, typer.Option(help="New tokens of each.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Rounds; the two ways take turns, the quickest of each counts.")] = 3,
+def chat(
+    url: Annotated[str, typer.Argument(help="Address of an OpenAI-compatible server.")] = "http://localhost:8080",
+    model: Annotated[str, typer.Option(help="What the server calls its model.")] = "chatglm2",
+    prompts: Set = "short",
+    concurrent: Concurrent = "1,4,16,32,64",
+    new_tokens: NewTokens = 48,
+    rounds: Rounds = 1,
+    save: Save = None,
 ) -> None:
-    """Send the same requests one after another and at once, in turns, and print both times and their ratio."""
-    one_by_one, together = asyncio.run(_measure(url, requests, new_tokens, rounds))
-    table = Table("requests", "seconds", "tokens/s", title=f"{requests} requests of {new_tokens} new tokens at {url}")
-    for run in (one_by_one, together):
-        table.add_row(run.name, f"{run.seconds:.2f}", f"{run.tokens / run.seconds:.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"at once: {one_by_one.seconds / together.seconds:.1f} times sooner")
+    """Measure one server: tokens per second, time to the first token, time per token, at each number of requests."""
+    figures = _measure({url: HttpServer(url, model)}, prompts, _levels(concurrent), new_tokens, rounds)
+    _show(figures, f"prompts: {prompts}, {new_tokens} new tokens")
+    rows = figures[url]
+    for row in rows[1:]:
+        gain = row["tokens_per_second"] / rows[0]["tokens_per_second"]
+        _console.print(
+            f"{row['concurrent']:.0f} at once: {gain:.1f} times sooner than {rows[0]['concurrent']:.0f} at once"
+        )
+    _save(figures, save, prompts, new_tokens)
 
 
-async def _measure(url: str, requests: int, new_tokens: int, rounds: int) -> tuple[Run, Run]:
-    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-        await _ask(client, "Warm up.", 4)
-        runs = []
-        for turn in range(rounds):
-            questions = [f"Round {turn}: what is the number {n} good for?" for n in range(requests)]
-            runs.append(
-                (await _one_by_one(client, questions, new_tokens), await _at_once(client, questions, new_tokens))
+def compare(
+    model: Annotated[Path, typer.Option(help="Folder of a native checkpoint.")],
+    vllm_python: Annotated[
+        Path | None, typer.Option(help="Python of an environment with vLLM (make install-vllm).")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
+    prompts: Set = "short",
+    concurrent: Concurrent = "1,16,32",
+    new_tokens: NewTokens = 48,
+    rounds: Rounds = 3,
+    save: Save = None,
+) -> None:
+    """Start several ways to serve one model, let them take turns, and print each one's figures and ratios."""
+    wanted = [part.strip() for part in only.split(",")]
+    names = [name for name in RECIPES if any(part in name for part in wanted)]
+    names = [name for name in names if vllm_python or not RECIPES[name].vllm]
+    logs = Path(tempfile.mkdtemp(prefix="bench-"))
+    _console.print(f"starting {len(names)} contenders; their messages are in {logs}")
+    try:
+        with contextlib.ExitStack() as stack:
+            contenders = {name: stack.enter_context(started(name, model, dtype, vllm_python, logs)) for name in names}
+            figures = _measure(contenders, prompts, _levels(concurrent), new_tokens, rounds)
+    except ContenderFailed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
+    _save(figures, save, prompts, new_tokens)
+
+
+def _levels(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: give numbers by commas, such as 1,16,32") from None
+
+
+def _measure(
+    contenders: dict[str, Contender], prompts: str, levels: list[int], new_tokens: int, rounds: int
+) -> Figures:
+    """Every contender at every level, in turns; the first, short round warms up and does not count."""
+    if prompts not in SETS:
+        raise typer.BadParameter(f"--set: got {prompts!r}; choose one of {', '.join(SETS)}")
+    number = 0
+
+    def some(count: int) -> list[str]:
+        nonlocal number
+        number += count
+        return [SETS[prompts](number - place) for place in range(count)]
+
+    for contender in contenders.values():
+        contender.measure(some(4), 4, 4)
+    found: dict[str, list[list[Level]]] = {name: [[] for _ in levels] for name in contenders}
+    for _ in range(rounds):
+        for place, level in enumerate(levels):
+            batch = some(max(8, level))
+            for name, contender in contenders.items():
+                found[name][place].append(contender.measure(batch, level, new_tokens))
+    return {name: [_median(runs) for runs in by_level] for name, by_level in found.items()}
+
+
+def _median(runs: list[Level]) -> dict[str, float]:
+    figures = [run.figures() for run in runs]
+    return {key: median(figure[key] for figure in figures) for key in figures[0]}
+
+
+def _show(figures: Figures, title: str) -> None:
+    table = Table("at once", "tokens/s", "ratio", "first token p50", "p95", "per token", title=title)
+    table.columns[0].no_wrap = True
+    first, *_ = figures.values()
+    for place, base in enumerate(first):
+        table.add_section()
+        for name, rows in figures.items():
+            row = rows[place]
+            table.add_row(
+                f"{row['concurrent']:.0f}  {name}",
+                f"{row['tokens_per_second']:.1f}",
+                f"{row['tokens_per_second'] / base['tokens_per_second']:.2f}",
+                f"{row['first_token_p50'] * 1000:.0f} ms",
+                f"{row['first_token_p95'] * 1000:.0f} ms",
+                f"{row['per_token_p50'] * 1000:.1f} ms",
             )
-    first, second = zip(*runs, strict=True)
-    return min(first, key=lambda run: run.seconds), min(second, key=lambda run: run.seconds)
+    _console.print(table)
 
 
-async def _one_by_one(client: httpx.AsyncClient, questions: list[str], new_tokens: int) -> Run:
-    started = time.perf_counter()
-    tokens = sum([await _ask(client, question, new_tokens) for question in questions])
-    return Run("one after another", time.perf_counter() - started, tokens)
+def _save(figures: Figures, path: Path | None, prompts: str, new_tokens: int) -> None:
+    if path is None:
+        return
+    about: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "prompts": prompts,
+        "new_tokens": new_tokens,
+        "contenders": figures,
+    }
+    path.write_text(json.dumps(about, indent=1) + "\n")
+    _plot(figures, path.with_suffix(".png"))
 
 
-async def _at_once(client: httpx.AsyncClient, questions: list[str], new_tokens: int) -> Run:
-    started = time.perf_counter()
-    tokens = sum(await asyncio.gather(*(_ask(client, question, new_tokens) for question in questions)))
-    return Run("at once", time.perf_counter() - started, tokens)
+def _plot(figures: Figures, path: Path) -> None:
+    import matplotlib  # noqa: PLC0415
 
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
 
-async def _ask(client: httpx.AsyncClient, question: str, new_tokens: int) -> int:
-    """Number of new tokens in the answer."""
-    parameters = {"max_new_tokens": new_tokens, "do_sample": False, "details": True}
-    response = await client.post("/invocations", json={"inputs": question, "parameters": parameters})
-    response.raise_for_status()
-    return int(response.json()["usage"]["completion_tokens"])
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name, rows in figures.items():
+        axes.plot(
+            [row["concurrent"] for row in rows], [row["tokens_per_second"] for row in rows], marker="o", label=name
+        )
+    axes.set(xlabel="requests at once", ylabel="new tokens per second", xscale="log")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120, bbox_inches="tight")

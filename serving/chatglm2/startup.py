@@ -3,7 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -41,30 +41,36 @@ def choose_engine(settings: Settings, device: Device) -> Literal["transformers",
 
 def load(settings: Settings) -> ChatService:
     """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
+    engine, tokenizer = load_engine(settings)
+    from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415 - seconds; a refusal, or `--help`, must not wait for it
+    from chatglm2.prompt import Prompter  # noqa: PLC0415
+
+    metrics = Metrics(engine.cache_use)
+    if settings.metrics_port is not None:
+        metrics.serve(settings.host, settings.metrics_port)
+    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+
+
+def load_engine(settings: Settings) -> tuple[Engine, Any]:
+    """The engine with its model, and the model's tokenizer. Raises SetupError."""
     # Read when torch loads: threads that wait for each other sleep. Spinning, the default, makes two busy services on
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = choose_device(settings.device)
     kind = choose_engine(settings, device)
     path = find_model(settings)
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds; a refusal, or `--help`, must not wait for it
-
-    from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415
-    from chatglm2.prompt import Prompter  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
     dtype = settings.dtype if settings.dtype != "auto" else "float16" if device == "cuda" else "float32"
-    load_engine = _load_vllm if kind == "vllm" else _load_transformers
+    load_kind = _load_vllm if kind == "vllm" else _load_transformers
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        engine = load_engine(settings, path, dtype, device)
+        engine = load_kind(settings, path, dtype, device)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
     log.info("model loaded", model=settings.model or "embedded", engine=kind, device=device, dtype=dtype)
-    metrics = Metrics(engine.cache_use)
-    if settings.metrics_port is not None:
-        metrics.serve(settings.host, settings.metrics_port)
-    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+    return engine, tokenizer
 
 
 def _load_transformers(settings: Settings, path: Path, dtype: str, device: Device) -> Engine:

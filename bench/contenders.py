@@ -1,0 +1,157 @@
+"""What is measured side by side: the chat service on each engine and adapter, engines without a service, and peers.
+
+Each is started once and then takes its turns; all hold the same weights in the same type on the same machine.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from bench.load import Answer, Level, over_http
+
+START_SECONDS = 900
+
+
+class ContenderFailed(Exception):  # noqa: N818 - said in one line
+    """A contender did not start, or ended; its log says why."""
+
+    def __init__(self, log: Path) -> None:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        super().__init__(f"{log.stem}: {lines[-1] if lines else 'ended'} (all of it in {log})")
+
+
+class Contender(Protocol):
+    """Something that answers prompts."""
+
+    def measure(self, prompts: list[str], concurrent: int, new_tokens: int) -> Level:
+        """Answer `prompts`, `concurrent` at once, with up to `new_tokens` each."""
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """An OpenAI-compatible server that runs already."""
+
+    url: str
+    model: str
+
+    def measure(self, prompts: list[str], concurrent: int, new_tokens: int) -> Level:
+        """Over HTTP, streamed."""
+        return asyncio.run(over_http(self.url, self.model, prompts, concurrent, new_tokens))
+
+
+@dataclass(frozen=True)
+class DirectProcess:
+    """`bench.direct` in a process of its own."""
+
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    def measure(self, prompts: list[str], concurrent: int, new_tokens: int) -> Level:
+        """Over pipes: one job, one line of results. Raises ContenderFailed."""
+        assert self.process.stdin is not None  # noqa: S101
+        job = {"prompts": prompts, "concurrent": concurrent, "new_tokens": new_tokens}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        found = json.loads(_line(self.process, "{", self.log))
+        return Level(found["concurrent"], found["seconds"], [Answer(**answer) for answer in found["answers"]])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a contender is started: arguments of Python, in which `{port}`, `{model}` and `{dtype}` are filled in."""
+
+    command: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    vllm: bool = False
+    """Whether it needs the environment that has vLLM."""
+    direct: bool = False
+    """Whether it is a `bench.direct`."""
+
+
+_FASTAPI = "-m chatglm2 serve --port {port}"
+_DJL = "-m chatglm2 djl --port {port}"
+_VLLM = {"CHAT_ENGINE": "vllm"}
+RECIPES = {
+    "transformers engine in FastAPI": Recipe(_FASTAPI),
+    "transformers engine in DJL Serving": Recipe(_DJL),
+    "transformers engine directly": Recipe("-m bench.direct engine", direct=True),
+    "vLLM engine in FastAPI": Recipe(_FASTAPI, _VLLM, vllm=True),
+    "vLLM engine in DJL Serving": Recipe(_DJL, _VLLM, vllm=True),
+    "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),
+    "vLLM's own server": Recipe(
+        "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
+        "--max-num-seqs 64 --block-size 32 --gpu-memory-utilization 0.3",
+        {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+        vllm=True,
+    ),
+    "transformers serve": Recipe(
+        "-m transformers.cli.transformers serve {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
+        "--continuous-batching",
+        vllm=True,
+    ),
+    "one generate at a time": Recipe("-m bench.direct generate", direct=True),
+}
+"""By the name that tables give them."""
+
+
+@contextlib.contextmanager
+def started(name: str, model: Path, dtype: str, vllm_python: Path | None, logs: Path) -> Iterator[Contender]:
+    """Start the contender `name` and stop it in the end. Raises ContenderFailed."""
+    recipe, port = RECIPES[name], _free_port()
+    python = str(vllm_python) if recipe.vllm and vllm_python else sys.executable
+    command = [python, *(part.format(port=port, model=model, dtype=dtype) for part in recipe.command.split())]
+    env = os.environ | {"HF_MODEL_ID": str(model), "CHAT_DTYPE": dtype, "OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
+    pipe = subprocess.PIPE if recipe.direct else subprocess.DEVNULL
+    place = logs / f"{name}.log"
+    with place.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe if recipe.direct else log, stderr=log, env=env, text=True
+        )
+        try:
+            if recipe.direct:
+                _line(process, "ready", place)
+                yield DirectProcess(process, place)
+            else:
+                url = f"http://127.0.0.1:{port}"
+                _wait_healthy(process, url, place)
+                yield HttpServer(url, "chatglm2" if "chatglm2" in recipe.command else str(model))
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:
+    """The next line of output that begins with `start`; others are messages."""
+    assert process.stdout is not None  # noqa: S101
+    for line in process.stdout:
+        if line.startswith(start):
+            return line
+    raise ContenderFailed(log)
+
+
+def _wait_healthy(process: "subprocess.Popen[str]", url: str, log: Path) -> None:
+    limit = time.monotonic() + START_SECONDS
+    while time.monotonic() < limit and process.poll() is None:
+        for route in ("/ping", "/health"):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(url + route, timeout=5).is_success:
+                    return
+        time.sleep(0.5)
+    raise ContenderFailed(log)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
