@@ -5,6 +5,7 @@ import typer
 from bench.chat import chat, compare
 from bench.convert import conversion
 from bench.denoiser import embeddings, files
+from bench.soak import soak
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -16,6 +17,7 @@ def commands() -> None:
 
 cli.command("chat")(chat)
 cli.command("compare")(compare)
+cli.command("soak")(soak)
 cli.command("convert")(conversion)
 cli.command("embeddings")(embeddings)
 cli.command("files")(files)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Protocol
 import httpx
 
 from bench.load import Answer, Level, over_http
+from bench.ports import free_port
 
 START_SECONDS = 900
 
@@ -108,7 +108,7 @@ RECIPES = {
 @contextlib.contextmanager
 def started(name: str, model: Path, dtype: str, vllm_python: Path | None, logs: Path) -> Iterator[Contender]:
     """Start the contender `name` and stop it in the end. Raises ContenderFailed."""
-    recipe, port = RECIPES[name], _free_port()
+    recipe, port = RECIPES[name], free_port()
     python = str(vllm_python) if recipe.vllm and vllm_python else sys.executable
     command = [python, *(part.format(port=port, model=model, dtype=dtype) for part in recipe.command.split())]
     env = os.environ | {"HF_MODEL_ID": str(model), "CHAT_DTYPE": dtype, "OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
@@ -149,9 +149,3 @@ def _wait_healthy(process: "subprocess.Popen[str]", url: str, log: Path) -> None
                     return
         time.sleep(0.5)
     raise ContenderFailed(log)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 """
 
 import asyncio
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from bench.ports import free_port
 
 MODEL = "all-MiniLM-L6-v2"
 WIDTH = 384
@@ -64,8 +65,7 @@ def _show(title: str, seconds: dict[str, float], count: int) -> None:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
         with (Path(folder) / "log").open("wb") as log:

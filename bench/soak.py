@@ -1,0 +1,187 @@
+"""Mixed load for minutes: good requests, bad ones, clients that leave early, and a worker that is killed now and then.
+
+What a request may meet is counted; lost are good requests without their answer that no kill touched.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+import psutil
+import typer
+from rich.console import Console
+
+from bench.ports import free_port
+
+WORKERS = ("djl_python_engine", "EngineCore")
+"""Parts of the command lines of processes that hold the model and are started again."""
+
+CONTRACT = {200, 400, 404, 413, 429, 503, 504, 507}
+
+BAD: tuple[tuple[str, int], ...] = (
+    ("{", 400),
+    ('{"inputs": 7}', 400),
+    ('{"inputs": ""}', 400),
+    ('{"inputs": "Hi", "parameters": {"temperatur": 1}}', 400),
+    ('{"messages": []}', 400),
+    ('{"inputs": "' + "x" * 3_000_000 + '"}', 413),
+)
+
+Kind = Literal["good", "bad", "leaves"]
+
+
+@dataclass
+class Tally:
+    """What happened. Times are on the monotonic clock."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    kills: list[tuple[float, float]] = field(default_factory=list)
+    """Each from the kill until the service was healthy again."""
+    failures: list[tuple[float, float, str]] = field(default_factory=list)
+    """Good requests without their answer: when they began and ended, and what they met."""
+    memory: list[float] = field(default_factory=list)
+    """Of all processes of the service, in MiB, every ten seconds."""
+
+    def lost(self) -> list[str]:
+        """What the failures met that overlap no kill."""
+        return [
+            met
+            for began, ended, met in self.failures
+            if not any(began <= healthy and killed <= ended for killed, healthy in self.kills)
+        ]
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long.")] = 10,
+    adapter: Annotated[str, typer.Option(help="djl, or serve for FastAPI.")] = "djl",
+    clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
+    kills: Annotated[int, typer.Option(help="How often a worker is killed.")] = 2,
+    log: Annotated[Path, typer.Option(help="Where the service writes.")] = Path("soak.log"),
+) -> None:
+    """Start the chat service, load it, kill its worker, count what came back. Exit status 1 if anything was lost."""
+    port = free_port()
+    command = [sys.executable, "-m", "chatglm2", adapter, "--port", str(port)]
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=os.environ) as process:
+        try:
+            tally = asyncio.run(_run(f"http://127.0.0.1:{port}", process.pid, minutes * 60, clients, kills))
+        finally:
+            process.terminate()
+    _show(tally)
+    raise typer.Exit(bool(tally.lost() or process.returncode))
+
+
+async def _run(url: str, pid: int, seconds: float, clients: int, kills: int) -> Tally:
+    tally = Tally()
+    await _healthy(url)
+    end = time.monotonic() + seconds
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+        await asyncio.gather(
+            *(_client(client, tally, random.Random(number), end) for number in range(clients)),  # noqa: S311
+            _kill(url, pid, tally, [end - seconds * (kills - number) / (kills + 1) for number in range(kills)]),
+            _watch(pid, tally, end),
+        )
+    return tally
+
+
+async def _client(client: httpx.AsyncClient, tally: Tally, chance: random.Random, end: float) -> None:
+    while time.monotonic() < end:
+        kind: Kind = chance.choices(("good", "bad", "leaves"), (85, 5, 10))[0]
+        began = time.monotonic()
+        try:
+            met = await _ask(client, kind, chance)
+        except httpx.HTTPError as error:
+            met = type(error).__name__
+        tally.outcomes[f"{kind}: {met}"] += 1
+        if kind == "good" and met not in {"200", "429"}:
+            tally.failures.append((began, time.monotonic(), met))
+        if met not in {"200", "400", "413", "left"}:
+            await asyncio.sleep(0.5)
+
+
+async def _ask(client: httpx.AsyncClient, kind: Kind, chance: random.Random) -> str:
+    if kind == "bad":
+        body, expected = chance.choice(BAD)
+        reply = await client.post("/invocations", content=body)
+        return _met(reply, expected)
+    streamed = kind == "leaves" or chance.random() < 0.5
+    body = json.dumps(_good(chance, streamed))
+    async with client.stream("POST", "/invocations", content=body) as reply:
+        last = ""
+        async for line in reply.aiter_lines():
+            last = line or last
+            if kind == "leaves":
+                return "left"
+        return f"stream ended in {last[-80:]}" if '"code"' in last and reply.is_success else _met(reply, 200)
+
+
+def _met(reply: httpx.Response, expected: int) -> str:
+    if reply.status_code in {expected, *CONTRACT - {200}}:
+        return str(reply.status_code)
+    return f"{reply.status_code}, outside of the contract"
+
+
+def _good(chance: random.Random, streamed: bool) -> dict[str, Any]:
+    question, most = f"What is the number {chance.randrange(10**6)} good for?", chance.choice((4, 16, 48))
+    if chance.random() < 0.5:
+        return {"messages": [{"role": "user", "content": question}], "max_tokens": most, "stream": streamed}
+    return {"inputs": question, "parameters": {"max_new_tokens": most, "stream": streamed}}
+
+
+async def _kill(url: str, pid: int, tally: Tally, times: list[float]) -> None:
+    for moment in times:
+        await asyncio.sleep(max(0, moment - time.monotonic()))
+        worker = next(process for process in _processes(pid) if _holds_the_model(process))
+        killed = time.monotonic()
+        worker.send_signal(signal.SIGKILL)
+        await asyncio.sleep(1)  # until it is noticed
+        await _healthy(url)
+        tally.kills.append((killed, time.monotonic()))
+
+
+async def _watch(pid: int, tally: Tally, end: float) -> None:
+    while time.monotonic() < end:
+        await asyncio.sleep(10)
+        tally.memory.append(sum(process.memory_info().rss for process in _processes(pid)) / 2**20)
+
+
+async def _healthy(url: str) -> None:
+    async with httpx.AsyncClient(timeout=5) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if (await client.get(f"{url}/ping")).is_success:
+                    return
+            await asyncio.sleep(0.2)
+
+
+def _processes(pid: int) -> list[psutil.Process]:
+    service = psutil.Process(pid)
+    return [service, *service.children(recursive=True)]
+
+
+def _holds_the_model(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(part in " ".join(process.cmdline()) for part in WORKERS)
+    return False
+
+
+def _show(tally: Tally) -> None:
+    console = Console()
+    for outcome, count in sorted(tally.outcomes.items()):
+        console.print(f"{count:7}  {outcome}")
+    for killed, healthy in tally.kills:
+        console.print(f"worker killed; healthy again after {healthy - killed:.1f} s")
+    console.print(
+        "memory, MiB: " + " ".join(f"{used:.0f}" for used in tally.memory[:: max(1, len(tally.memory) // 20)])
+    )
+    console.print(f"good requests lost that no kill touched: {len(tally.lost())} {tally.lost()[:5]}")
