@@ -18,11 +18,12 @@ from chatglm2.contracts import parse
 from chatglm2.contracts.base import Change, ChatRequest, Result, ScoredToken
 from chatglm2.contracts.body import shown
 from chatglm2.detokenizer import TokenTexts
-from chatglm2.engines.base import Engine, Finish, Logprobs, Sampling, Step
-from chatglm2.errors import BadRequest, Busy, ChatError, DeadlinePassed, NotFound, TooLarge, Unauthorized, Unavailable
+from chatglm2.engines.base import Engine, Finish, Logprobs, Sampling
+from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Unauthorized, Unavailable
 from chatglm2.metrics import CLIENT_LEFT, Metrics
 from chatglm2.prompt import Prompter
 from chatglm2.settings import Settings
+from chatglm2.streams import merged, until
 
 log = structlog.get_logger()
 
@@ -176,7 +177,7 @@ class ChatService:
     ) -> AsyncGenerator[Change, None]:
         answer = Answer(self._tokens.detokenizer(), stop)
         tokens, finish, scored, told = 0, None, list[ScoredToken](), 0
-        steps = self._metrics.watched(len(prompt), _until(deadline, self._engine.generate(prompt, sampling)))
+        steps = self._metrics.watched(len(prompt), until(deadline, self._engine.generate(prompt, sampling)))
         async with contextlib.aclosing(steps):
             async for step in steps:
                 tokens, finish = tokens + 1, step.finish
@@ -212,40 +213,6 @@ class ChatService:
             self._in_flight -= number
             if not self._in_flight:
                 self._idle.set()
-
-
-async def _until(deadline: float, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
-    """`steps` up to `deadline` on the event loop's clock. Raises DeadlinePassed."""
-    async with contextlib.aclosing(steps):
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    step = await anext(steps)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise DeadlinePassed("the request took longer than a request may; ask for fewer tokens") from None
-            yield step
-
-
-async def merged(streams: list[AsyncGenerator[Change, None]]) -> AsyncGenerator[Change, None]:
-    """The changes of several answers in the order in which they come."""
-    waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                stream = waiting.pop(task)
-                with contextlib.suppress(StopAsyncIteration):
-                    change = task.result()
-                    waiting[asyncio.ensure_future(anext(stream))] = stream
-                    yield change
-    finally:
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        for stream in streams:
-            await stream.aclose()
 
 
 def _for_choice(sampling: Sampling, number: int) -> Sampling:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from chatglm2.djl import MODEL_FOLDER, find_release
 from chatglm2.settings import Settings
@@ -74,9 +76,10 @@ def test_damaged_weights_are_refused_in_one_line_before_java_starts(tmp_path: Pa
 
 
 def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Path) -> None:
-    """A folder that looks like a model until its weights are read, in the worker."""
+    """A folder that looks like a model until it is loaded, in the worker."""
     require_djl()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"other": torch.ones(1)}, tmp_path / "model.safetensors")
     command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0

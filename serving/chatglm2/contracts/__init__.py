@@ -1,4 +1,4 @@
-"""The formats in which clients talk to the service: one file for each, which reads its requests and writes its replies.
+"""The formats in which clients talk to the service: each reads its requests and writes its replies.
 
 All of them are sent to the same routes (DJL Serving does not say which one was used), so the body tells them apart.
 """
