@@ -202,6 +202,20 @@ def test_a_missing_quota_says_where_to_ask(ready: Account) -> None:
     assert "CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err
 
 
+@pytest.mark.parametrize(
+    ("instance_type", "device"),
+    [("ml.g5.2xlarge", "cuda"), ("ml.p5.48xlarge", "cuda"), ("ml.m5.2xlarge", None)],
+)
+def test_chat_on_a_gpu_instance_never_falls_back_to_the_cpu(
+    account: Account, instance_type: str, device: str | None
+) -> None:
+    done = account.deploy("up", "--dry-run", chat__instance_type=instance_type)
+    models = [entry["parameters"] for entry in done.json if entry["operation"] == "CreateModel"]
+    chat, denoiser = (model["PrimaryContainer"]["Environment"] for model in models)
+    assert chat.get("CHAT_DEVICE") == device
+    assert "CHAT_DEVICE" not in denoiser
+
+
 def test_the_stock_image_runs_the_converted_weights(account: Account) -> None:
     stock = {"chat__image": "stock", "denoiser__enabled": "false"}
     done = account.deploy("up", "--dry-run", **stock)
@@ -210,11 +224,13 @@ def test_the_stock_image_runs_the_converted_weights(account: Account) -> None:
     container = model["PrimaryContainer"]
     assert container["Image"].startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.36.0-lmi")
     assert container["Environment"]["HF_MODEL_ID"] == "/opt/ml/model"
+    assert "CHAT_DEVICE" not in container["Environment"]  # a setting of this project's code
     assert "ModelDataSource" in container
     assert not [entry for entry in done.json if "command" in entry or entry.get("service") == "ecr"]
     packed = account.deploy("up", "--dry-run", chat__packaged="true", **stock)
     model = next(entry for entry in packed.json if entry["operation"] == "CreateModel")["parameters"]
     assert model["PrimaryContainer"]["ModelDataUrl"].endswith("/model.tar.gz")
     assert model["PrimaryContainer"]["Environment"]["HF_MODEL_ID"].startswith("s3://")
+    assert model["PrimaryContainer"]["Environment"]["CHAT_DEVICE"] == "cuda"
     assert model["EnableNetworkIsolation"] is False
     assert json.dumps(packed.json).count("model.tar.gz") >= 2  # uploaded, and named

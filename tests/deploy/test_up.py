@@ -126,6 +126,7 @@ def test_requests_to_sagemaker(life: Life) -> None:
     model = next(e["parameters"] for e in requests if e["operation"] == "CreateModel")
     container = model["PrimaryContainer"]
     assert container["Image"] == f"123456789012.dkr.ecr.{region}.{domain}/djl-container:v1"
+    assert container["Environment"]["CHAT_DEVICE"] == "cuda"
     source = container["ModelDataSource"]["S3DataSource"]
     assert source["S3Uri"].startswith(f"s3://djl-container-123456789012-{region}/djl-container/weights/tiny-model-")
     assert source["S3Uri"].endswith("/")
