@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         self.stand_in.hold.wait(60)
         try:
-            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except ConnectionResetError:

@@ -179,14 +179,16 @@ def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
     assert allowed - {access.action for access in asked} == by_others
 
 
-def test_up_cut_off_at_any_step_goes_on_the_next_time(account: Account) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_up_cut_off_before_or_after_any_step_goes_on_the_next_time(account: Account, late: bool) -> None:
+    """Each run ends at the next step: refused, or carried out without a word of it coming back."""
     dry = account.deploy("up", "--dry-run", denoiser__enabled="false", **SCALED)
     steps = list(dict.fromkeys(entry["operation"] for entry in dry.json))
     assert len(steps) == 14
     steps.remove("PutObject")
     steps.insert(steps.index("CompleteMultipartUpload") + 1, "PutObject")
     for step in steps:
-        account.aws.failures[step] = Failure("AccessDenied", "not now", times=9)
+        account.aws.failures[step] = Failure("AccessDenied", "not now", times=9, late=late)
         cut = account.deploy("up", denoiser__enabled="false", **SCALED)
         assert cut.code == 1, cut.out
         assert "not now" in cut.err
@@ -194,4 +196,7 @@ def test_up_cut_off_at_any_step_goes_on_the_next_time(account: Account) -> None:
         account.aws.failures.clear()
     done = account.deploy("up", "--json", denoiser__enabled="false", **SCALED)
     assert done.code == 0, done.err
+    assert done.json["changed"] == ("nothing" if late else "PutScalingPolicy")
     assert [len(things(account)[key]) for key in EMPTY] == [1, 1, 1, 1, 1, 1, 1]
+    uploads = account.client("s3").list_multipart_uploads(Bucket=things(account)["buckets"][0])
+    assert "Uploads" not in uploads
