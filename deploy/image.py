@@ -47,6 +47,8 @@ def build(names: Names, aws: Aws) -> str:
     """Build the image with its address as its name; Docker's own cache makes a second build quick."""
     image = names.settings.image
     options = ["--tag", address(names)]
+    if image.build_network != "default":
+        options += ["--network", image.build_network]
     for key, value in image.build_args.items():
         options += ["--build-arg", f"{key}={value}"]
     for key, path in image.build_secrets.items():
