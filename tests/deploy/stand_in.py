@@ -47,10 +47,10 @@ S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
 
 @dataclass
 class Failure:
-    """An error to answer with instead."""
+    """An error to answer with instead; without a code the connection breaks."""
 
-    code: str
-    message: str
+    code: str = ""
+    message: str = ""
     status: int = 400
     times: int = 1
     late: bool = False
@@ -204,6 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def _error(self, failure: Failure) -> None:
+        if not failure.code:
+            self.close_connection = True
+            return
         if self.headers.get("X-Amz-Target"):
             content, kind = json.dumps({"__type": failure.code, "message": failure.message}), JSON
         else:

@@ -1,13 +1,14 @@
 """The whole way: `up`, what an operator does then, `down`; and `up` cut off at every step."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deploy.aws import FilePart
 from tests.deploy.conftest import Account, Call, MakeAccount, Outcome, print_log, push_image, things
-from tests.deploy.iam import asked_for, deployer_policy, refused
+from tests.deploy.iam import allows, asked_by_endpoint, asked_for, deployer_policy, refused
 from tests.deploy.stand_in import Failure
 
 SCALED = {"chat__autoscaling": '{"max": 3}'}
@@ -177,6 +178,24 @@ def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
         "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents", "ecr:TagResource", "ecr:CreateRepository",
     }  # fmt: skip
     assert allowed - {access.action for access in asked} == by_others
+
+
+def test_the_endpoints_policy_allows_just_what_the_deployed_models_need(life: Life) -> None:
+    document = life.account.deploy("policy", "endpoint").json
+    asked = asked_by_endpoint(life.account, life.changes_of_up)
+    assert [access for access in asked if not allows(document, access, {})] == []
+    allowed = {action for statement in document["Statement"] for action in statement["Action"]}
+    assert allowed == {access.action for access in asked}
+    for access in asked:
+        if access.resource != "*":
+            assert not allows(document, replace(access, resource=access.resource.replace("djl-container", "other")), {})
+
+
+def test_only_sagemaker_of_the_account_takes_the_role_on(life: Life) -> None:
+    (statement,) = life.account.deploy("policy", "trust").json["Statement"]
+    assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+    assert statement["Action"] == "sts:AssumeRole"
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])

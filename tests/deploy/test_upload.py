@@ -17,8 +17,8 @@ from tests.deploy.stand_in import StandIn
 MIB = 2**20
 
 
-SHARDS, SHARD, PART = 7, 34 * MIB, 5 * MIB
-"""ChatGLM2-6B has seven shards, 12.5 GB in all; these are a fiftieth of it. S3 takes no smaller parts."""
+SHARDS, SHARD, PART = 7, 22 * MIB, 5 * MIB
+"""ChatGLM2-6B has seven shards, 12.5 GB in all; these are an eightieth of it. S3 takes no smaller parts."""
 PARTS = SHARDS * -(-SHARD // PART)
 
 
