@@ -32,7 +32,8 @@ RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
-        -r /requirements/services.txt
+        -r /requirements/services.txt \
+    && mv /opt/venv/lib/python3.11/site-packages/nvidia /opt/cuda
 
 # A version of vLLM that takes the pinned torch, such as 0.32.0. Its own requirements are not pinned by hash.
 ARG VLLM
@@ -61,6 +62,9 @@ RUN mkdir -p /usr/share/man/man1 \
     && install --directory --owner 10001 --group 10001 /models /data
 
 COPY --from=djl /opt/djl-serving /opt/djl-serving
+# Half of the dependencies by size are CUDA. In a layer of its own it is pushed and pulled beside the other half, and not
+# again when only Python packages change.
+COPY --from=venv /opt/cuda /opt/venv/lib/python3.11/site-packages/nvidia
 COPY --from=venv /opt/venv /opt/venv
 
 # Whatever a library caches goes to /tmp; only models are kept.
