@@ -10,6 +10,7 @@ import pytest
 
 from tests.chatglm2.checkpoint import tiny
 from tests.deploy.conftest import Account, things
+from tests.deploy.iam import Access, allows, refused
 from tests.deploy.stand_in import Failure
 from tests.hub import COMMIT, FakeHub, fake_hub
 
@@ -106,9 +107,19 @@ def test_a_source_that_cannot_be_used(account: Account, settings: dict[str, str]
 
 
 def test_weights_that_are_in_s3_are_used_as_they_are(account: Account) -> None:
-    done = account.deploy("up", "--dry-run", denoiser__enabled="false", weights__model="s3://team/native")
+    s3 = account.client("s3")
+    s3.create_bucket(Bucket="team")
+    s3.put_object(Bucket="team", Key="native/config.json", Body=b"{}")
+    account.settings |= {"denoiser.enabled": "false", "weights.model": "s3://team/native"}
+    account.calls.clear()
+    done = account.deploy("up")
     assert done.code == 0, done.err
-    model = next(entry for entry in done.json if entry["operation"] == "CreateModel")
-    source = model["parameters"]["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
-    assert source["S3Uri"] == "s3://team/native/"
-    assert not [entry for entry in done.json if entry["service"] == "s3"]
+    model = next(call[2] for call in account.calls if call[1] == "CreateModel")
+    assert model["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"] == "s3://team/native/"
+    assert [call for call in account.calls if call[0] == "s3"] == []
+    assert account.deploy("endpoint", "update", "chat").code == 0
+    assert refused(account, account.calls) == []
+    policy = account.deploy("policy", "endpoint").json
+    for key, allowed in (("native/config.json", True), ("other/config.json", False)):
+        assert allows(policy, Access("s3:GetObject", f"arn:aws:s3:::team/{key}"), {}) == allowed
+    assert allows(policy, Access("s3:ListBucket", "arn:aws:s3:::team", {"s3:prefix": "native/"}), {})
