@@ -13,6 +13,20 @@ from tests.deploy.stand_in import Failure
 
 SCALED = {"chat__autoscaling": '{"max": 3}'}
 EMPTY = ["endpoints", "configs", "models", "alarms", "buckets", "repositories", "targets"]
+FOUND = {
+    "PutBucketTagging": ("get_bucket_tagging", "Bucket", ""),
+    "PutPublicAccessBlock": ("get_public_access_block", "Bucket", ""),
+    "PutBucketLifecycleConfiguration": ("get_bucket_lifecycle_configuration", "Bucket", ""),
+    "CreateModel": ("describe_model", "ModelName", ""),
+    "CreateEndpointConfig": ("describe_endpoint_config", "EndpointConfigName", ""),
+    "CreateEndpoint": ("describe_endpoint", "EndpointName", ""),
+    "PutMetricAlarm": ("describe_alarms", "", "MetricAlarms"),
+    "RegisterScalableTarget": ("describe_scalable_targets", "ServiceNamespace", "ScalableTargets"),
+    "PutScalingPolicy": ("describe_scaling_policies", "ServiceNamespace", "ScalingPolicies"),
+}
+"""How to see what a request made: the call, the parameter it shares with the request, the list in its answer."""
+UNSEEN = {"Bucket", "Tags", "EnableNetworkIsolation"}
+"""Tags are what `down` goes by; the isolation moto forgets."""
 READS = ("Get", "Head", "List", "Describe", "Invoke", "Filter")
 
 
@@ -28,6 +42,7 @@ class Life:
         self.changes_of_up = changes(account.calls)
         self.wire = list(account.aws.wire)
         self.things = things(account)
+        self.found = [(entry, found(account, entry)) for entry in self.dry.json if entry["operation"] in FOUND]
         account.calls.clear()
         self.again = account.deploy("up", "--json", **SCALED)
         self.changes_of_again = changes(account.calls)
@@ -54,6 +69,14 @@ def changes(calls: list[Call]) -> list[Call]:
     return [call for call in calls if not call[1].startswith(READS)]
 
 
+def found(account: Account, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What there is after a request, in the words of AWS."""
+    call, shared, listed = FOUND[entry["operation"]]
+    given = {shared: entry["parameters"][shared]} if shared else {}
+    answer = getattr(account.client(entry["service"]), call)(**given)
+    return list(answer[listed]) if listed else [answer]
+
+
 @pytest.fixture(scope="module", params=["us-east-1", "cn-north-1"])
 def life(request: pytest.FixtureRequest, make_account: MakeAccount) -> Life:
     return Life(make_account(request.param))
@@ -72,6 +95,13 @@ def test_up_makes_everything_and_down_leaves_nothing(life: Life) -> None:
     assert life.things["buckets"] == [f"djl-container-123456789012-{region}"]
     assert life.left == {key: [] for key in EMPTY}
     assert len(life.down.json["deleted"]) == 11
+
+
+def test_what_up_makes_is_there_as_it_was_asked_for(life: Life) -> None:
+    for entry, there in life.found:
+        asked = {key: value for key, value in entry["parameters"].items() if key not in UNSEEN}
+        asked |= asked.pop("Tagging", {}) | asked.pop("LifecycleConfiguration", {})
+        assert any(all(item.get(key) == value for key, value in asked.items()) for item in there), (asked, there)
 
 
 def test_a_second_up_changes_nothing(life: Life) -> None:
