@@ -15,6 +15,7 @@ from deploy.names import Names
 from deploy.progress import counting, say
 from deploy.settings import Image
 
+SILENCE_SECONDS = 600  # that Docker may say nothing on a slow link or a busy machine
 NO_DOCKER = "cannot reach Docker ({}); start it, or set DOCKER_HOST"
 
 
@@ -105,7 +106,7 @@ def _push(image: str, login: Mapping[str, str]) -> None:
     from docker.errors import APIError, DockerException, ImageNotFound  # noqa: PLC0415
 
     try:
-        client = docker.from_env()
+        client = docker.from_env(timeout=SILENCE_SECONDS)
     except DockerException as error:
         raise DeployError(NO_DOCKER.format(error)) from None
     try:
