@@ -30,7 +30,7 @@ def endpoint(account: Account, chat: servers.Server) -> Account:
     return account
 
 
-SHORT = json.dumps({"max_new_tokens": 12, "do_sample": False})
+SHORT = json.dumps({"max_new_tokens": 6, "do_sample": False})
 
 
 def test_the_whole_answer(endpoint: Account) -> None:
