@@ -34,7 +34,8 @@ RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
-        -r "/requirements/${REQUIREMENTS}.txt"
+        -r "/requirements/${REQUIREMENTS}.txt" \
+    && mv /opt/venv/lib/python3.11/site-packages/nvidia /opt/cuda
 
 # Python finds the code where the next stage puts it.
 RUN printf '%s\n' /opt/djl-container /opt/djl-container/serving > /opt/venv/lib/python3.11/site-packages/services.pth
@@ -53,6 +54,9 @@ RUN mkdir -p /usr/share/man/man1 \
     && install --directory --owner 10001 --group 10001 /models /data /compiled
 
 COPY --from=djl /opt/djl-serving /opt/djl-serving
+# Half of the dependencies by size are CUDA. In a layer of its own it is pushed and pulled beside the other half, and not
+# again when only Python packages change.
+COPY --from=venv /opt/cuda /opt/venv/lib/python3.11/site-packages/nvidia
 COPY --from=venv /opt/venv /opt/venv
 
 # Whatever a library caches goes to /tmp; only models are kept.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deploy.names import TAG, VARIANT, Names
-from deploy.settings import Autoscaling, Chat, ServiceName
+from deploy.settings import Autoscaling, Chat, Service, ServiceName
 
 MOUNT = "/opt/ml/model"  # where SageMaker puts model data
 # CUDA 13 needs driver 580. With an older AMI the endpoint stays in Creating and its container prints nothing.
@@ -42,12 +42,21 @@ def environment(names: Names, service: ServiceName, data: str) -> dict[str, str]
         if names.settings.denoiser.checkpoint:
             defaults["MODEL_PATH"] = f"{MOUNT}/checkpoint"
     elif names.settings.chat.image == "custom":
-        defaults = {"SERVICE": "chat", "HF_MODEL_ID": MOUNT, "HF_HUB_OFFLINE": "1"}
+        defaults = {"SERVICE": "chat", "HF_MODEL_ID": MOUNT, "HF_HUB_OFFLINE": "1", **_device(chosen)}
     elif names.settings.chat.packaged:
-        defaults = {"HF_MODEL_ID": data}
+        defaults = {"HF_MODEL_ID": data, **_device(chosen)}
     else:
         defaults = {"HF_MODEL_ID": MOUNT, "OPTION_DTYPE": "fp16", "HF_HUB_OFFLINE": "1"}
     return defaults | chosen.environment
+
+
+def _device(chosen: Service) -> dict[str, str]:
+    """Chat on an instance with a GPU ends rather than answer from its CPU."""
+    return {"CHAT_DEVICE": "cuda"} if _has_gpu(chosen) else {}
+
+
+def _has_gpu(chosen: Service) -> bool:
+    return chosen.instance_type.startswith(GPU_FAMILIES)
 
 
 def package_uri(names: Names, data: str) -> str:
@@ -67,12 +76,17 @@ def endpoint_config(names: Names, service: ServiceName, model_name: str) -> Defi
         "ModelDataDownloadTimeoutInSeconds": chosen.download_seconds,
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
     }
-    if chosen.instance_type.startswith(GPU_FAMILIES):
-        stock = isinstance(chosen, Chat) and chosen.image == "stock"
-        production["InferenceAmiVersion"] = chosen.ami or (AMI_CUDA_12 if stock else AMI_CUDA_13)
+    if _has_gpu(chosen):
+        production["InferenceAmiVersion"] = chosen.ami or _ami(chosen)
     definition = {"ProductionVariants": [production]}
     name = names.versioned(service, definition)
     return {"EndpointConfigName": name, **definition, "Tags": names.tag_list}
+
+
+def _ami(chosen: Service) -> str:
+    """This project's code asks for driver 580, in the stock image too."""
+    foreign = isinstance(chosen, Chat) and chosen.image == "stock" and not chosen.packaged
+    return AMI_CUDA_12 if foreign else AMI_CUDA_13
 
 
 def endpoint(names: Names, service: ServiceName, config_name: str) -> Definition:

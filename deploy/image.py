@@ -15,6 +15,7 @@ from deploy.names import Names
 from deploy.progress import counting, say
 from deploy.settings import Image
 
+SILENCE_SECONDS = 600  # that Docker may say nothing on a slow link or a busy machine
 NO_DOCKER = "cannot reach Docker ({}); start it, or set DOCKER_HOST"
 
 
@@ -47,6 +48,8 @@ def build(names: Names, aws: Aws) -> str:
     """Build the image with its address as its name; Docker's own cache makes a second build quick."""
     image = names.settings.image
     options = ["--tag", address(names)]
+    if image.build_network != "default":
+        options += ["--network", image.build_network]
     for key, value in image.build_args.items():
         options += ["--build-arg", f"{key}={value}"]
     for key, path in image.build_secrets.items():
@@ -103,7 +106,7 @@ def _push(image: str, login: Mapping[str, str]) -> None:
     from docker.errors import APIError, DockerException, ImageNotFound  # noqa: PLC0415
 
     try:
-        client = docker.from_env()
+        client = docker.from_env(timeout=SILENCE_SECONDS)
     except DockerException as error:
         raise DeployError(NO_DOCKER.format(error)) from None
     try:

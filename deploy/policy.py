@@ -22,4 +22,25 @@ def render(kind: str, names: Names) -> dict[str, Any]:
         role_arn=names.settings.role_arn or f"arn:{names.partition}:iam::{names.account}:role/{names.settings.name}",
         stock_account=STOCK_ACCOUNTS[names.partition],
     )
-    return dict(json.loads(text))
+    policy: dict[str, Any] = json.loads(text)
+    if kind != "trust":
+        policy["Statement"] += [_reads(names.partition, number, uri) for number, uri in enumerate(_named(names))]
+    return policy
+
+
+def _named(names: Names) -> list[str]:
+    """Model data that the settings name in a place of S3 of the team's own."""
+    named = (names.settings.weights.model, names.settings.denoiser.model_data)
+    return [uri.removeprefix("s3://").rstrip("/") for uri in named if uri.startswith("s3://")]
+
+
+def _reads(partition: str, number: int, place: str) -> dict[str, Any]:
+    """Reading below a place `bucket/prefix`. That a key is not there says S3 only to who may list the bucket."""
+    bucket = place.partition("/")[0]
+    place_arn = f"arn:{partition}:s3:::"
+    return {
+        "Sid": f"NamedModelData{number}",
+        "Effect": "Allow",
+        "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": [f"{place_arn}{bucket}", f"{place_arn}{place}/*"],
+    }

@@ -55,6 +55,8 @@ class Image(_Section):
     """Folder with the Dockerfile."""
     build_args: dict[str, str] = {}
     build_secrets: dict[str, Path] = {}
+    build_network: Literal["default", "host"] = "default"
+    """`host` where a mirror or proxy listens on this machine itself."""
 
 
 class Autoscaling(_Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from docker.models.networks import Network
 
 from tests.container import daemon
 from tests.container.compose import Project
@@ -65,6 +66,14 @@ def client(image: str) -> Iterator[docker.DockerClient]:  # noqa: ARG001
     """A connection to the daemon."""
     with contextlib.closing(docker.from_env(timeout=600)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def closed(client: docker.DockerClient) -> Iterator[Network]:
+    """A network that this machine reaches, and that leads nowhere."""
+    network = client.networks.create("djl-container-closed", internal=True)
+    yield network
+    network.remove()
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,15 @@ class Ended:
     log: list[str]
 
 
+def running(client: docker.DockerClient, *command: str, **options: Any) -> contextlib.AbstractContextManager[Container]:
+    """`docker run OPTIONS IMAGE COMMAND` with the suite's image; removed in the end."""
+    return running_image(client, IMAGE, *command, **options)
+
+
 @contextlib.contextmanager
-def running(client: docker.DockerClient, *command: str, **options: Any) -> Iterator[Container]:
-    """`docker run OPTIONS IMAGE COMMAND`; removed in the end."""
-    container = client.containers.run(IMAGE, list(command), detach=True, **options)
+def running_image(client: docker.DockerClient, image: str, *command: str, **options: Any) -> Iterator[Container]:
+    """The same with another one."""
+    container = client.containers.run(image, list(command), detach=True, **options)
     try:
         yield container
     finally:

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,14 @@ auth: {{htpasswd: {{realm: registry, path: {folder}/htpasswd}}}}
 
 
 @contextlib.contextmanager
-def registry(folder: Path) -> Iterator[str]:
-    """Runs it on a port of its own with its data in `folder`; yields host and port."""
+def registry() -> Iterator[str]:
+    """Runs it on a port of its own, with its data where images have room; yields host and port."""
+    with tempfile.TemporaryDirectory(prefix="registry-", dir="/var/tmp") as folder, _running(Path(folder)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _running(folder: Path) -> Iterator[str]:
     if shutil.which("docker-registry") is None:
         pytest.exit("container tests: docker-registry not found; on Debian: apt-get install docker-registry", 1)
     port = free_port()

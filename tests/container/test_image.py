@@ -71,8 +71,9 @@ def test_layers_are_dependencies_and_code_only(client: docker.DockerClient, figu
     big = [_instruction(layer["CreatedBy"]) for layer in layers if layer["Size"] > 100e6]
     system = [name for name in big if "openjdk-17-jre-headless" in name]
     torch = [name for name in big if "/opt/venv" in name]
-    assert len(system) == len(torch) == 1
-    assert len(big) <= 3, "the base image is the only other layer that may be that big"
+    assert len(system) == 1
+    assert len(torch) == 2, "CUDA, and everything else"
+    assert len(big) <= 4, "the base image is the only other layer that may be that big"
     folders = _run(client, "sh", "-c", "du -sm /opt/venv/lib/python3.11/site-packages/* /usr/lib/jvm | sort -rn | head")
     figures += ["of which, in MB:", folders.rstrip()]
 

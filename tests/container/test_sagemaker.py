@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,14 +24,6 @@ request = urllib.request.Request("http://127.0.0.1:" + sys.argv[1], sys.argv[2].
                                  {"Content-Type": "application/json"})
 print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
-
-
-@pytest.fixture(scope="module")
-def closed(client: docker.DockerClient) -> Iterator[Network]:
-    """A network that this machine reaches, and that leads nowhere."""
-    network = client.networks.create("djl-container-closed", internal=True)
-    yield network
-    network.remove()
 
 
 def ask(container: Container, route: str, body: object = None) -> str:

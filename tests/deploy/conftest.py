@@ -93,11 +93,27 @@ def aws_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
         yield server
 
 
+class OneSession(boto3.Session):
+    """A session that keeps the clients it made, which takes as long as several calls."""
+
+    def __init__(self) -> None:
+        super().__init__("testing", "testing")
+        self._made: dict[tuple[str, str, int], Any] = {}
+
+    def client(self, service_name: str, region_name: str, config: Any) -> Any:  # type: ignore[override]
+        """As the commands ask for one."""
+        key = service_name, region_name, config.retries["total_max_attempts"]
+        if key not in self._made:
+            create: Any = super().client
+            self._made[key] = create(service_name, region_name=region_name, config=config)
+        return self._made[key]
+
+
 @pytest.fixture(scope="session")
 def recorded() -> tuple[boto3.Session, list[Call]]:
     """One session of boto3 for all tests (its service models take long to read), and what was called through it."""
     calls: list[Call] = []
-    session = boto3.Session("testing", "testing")
+    session = OneSession()
 
     def record(params: dict[str, Any], model: Any, **_: Any) -> None:
         calls.append((model.service_model.service_name, model.name, dict(params)))
@@ -113,7 +129,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "glm"}')
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "model-00001-of-00001.safetensors").write_bytes(os.urandom(12 * 2**20))
+    (folder / "model-00001-of-00001.safetensors").write_bytes(os.urandom(6 * 2**20))
     return folder
 
 

@@ -110,9 +110,15 @@ def _matches(statement: Mapping[str, Any], access: Access, context: Mapping[str,
         return False
     for operator, wanted in statement.get("Condition", {}).items():
         assert operator in ("StringEquals", "StringLike")
-        if any(not fnmatchcase(context.get(key, ""), value) for key, value in wanted.items()):
+        if not all(_holds(operator, context.get(key, ""), value) for key, value in wanted.items()):
             return False
     return True
+
+
+def _holds(operator: str, found: str, wanted: str | list[str]) -> bool:
+    """One of several wanted values is enough."""
+    values = [wanted] if isinstance(wanted, str) else wanted
+    return found in values if operator == "StringEquals" else any(fnmatchcase(found, value) for value in values)
 
 
 def deployer_policy(account: Account) -> dict[str, Any]:
@@ -122,6 +128,29 @@ def deployer_policy(account: Account) -> dict[str, Any]:
     partition, end = ("aws-cn", ".cn") if region.startswith("cn-") else ("aws", "")
     names = Names(read_settings(None, flags), partition, f"amazonaws.com{end}", region, "123456789012")
     return policy.render("deployer", names)
+
+
+def asked_by_endpoint(account: Account, calls: list[Call]) -> set[Access]:
+    """What SageMaker does with the role of the models in the calls: fetch data and image, write log and metrics."""
+    region = account.settings["region"]
+    partition = "aws-cn" if region.startswith("cn-") else "aws"
+    containers = [call[2]["PrimaryContainer"] for call in calls if call[1] == "CreateModel"]
+    keys = [call[2]["Key"] for call in calls if call[1] in ("PutObject", "CompleteMultipartUpload")]
+    pull = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+    write = ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")
+    group = f"arn:{partition}:logs:{region}:123456789012:log-group:/aws/sagemaker/Endpoints/djl-container-chat"
+    found = {Access("ecr:GetAuthorizationToken", "*")}
+    found.add(Access("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}))
+    found |= {Access(f"logs:{action}", group) for action in write}
+    for container in containers:
+        bucket, _, prefix = container["ModelDataSource"]["S3DataSource"]["S3Uri"].removeprefix("s3://").partition("/")
+        place = f"arn:{partition}:s3:::{bucket}"
+        found.add(Access("s3:ListBucket", place, {"s3:prefix": prefix}))
+        found |= {Access("s3:GetObject", f"{place}/{key}") for key in keys if key.startswith(prefix)}
+        host, _, repository = container["Image"].partition("/")
+        image = f"arn:{partition}:ecr:{region}:{host.split('.')[0]}:repository/{repository.partition(':')[0]}"
+        found |= {Access(f"ecr:{action}", image) for action in pull}
+    return found
 
 
 def asked_for(account: Account, call: Call) -> list[Access]:

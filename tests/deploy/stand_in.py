@@ -10,8 +10,10 @@ import binascii
 import contextlib
 import hashlib
 import json
+import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +29,7 @@ from moto.server import ThreadedMotoServer
 
 LOGIN = ("AWS", "123456789012-auth-token")  # what moto gives out for ECR
 JSON = "application/x-amz-json-1.1"
+COUNTING = threading.Lock()
 SKIPPED = {"host", "connection", "content-length", "transfer-encoding", "expect", "accept-encoding", "content-encoding"}
 S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
     ("HEAD", "bucket", ""): "HeadBucket",
@@ -44,12 +47,14 @@ S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
 
 @dataclass
 class Failure:
-    """An error to answer with instead."""
+    """An error to answer with instead; without a code the connection breaks."""
 
-    code: str
-    message: str
+    code: str = ""
+    message: str = ""
     status: int = 400
     times: int = 1
+    late: bool = False
+    """The request is carried out first: the caller is cut off after the step, not before it."""
 
 
 @dataclass
@@ -80,7 +85,8 @@ class StandIn:
     """The login to ECR that is given out instead of moto's."""
     wire: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """JSON requests as they came: operation and parameters."""
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Requests by operation."""
     configs: dict[str, str] = field(default_factory=dict)
     """Configuration of each updated endpoint."""
 
@@ -138,6 +144,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
+    def handle_expect_100(self) -> bool:
+        """Tell boto3 at once to send its body: it waits a second for that."""
+        told = super().handle_expect_100()
+        self.wfile.flush()
+        return told
+
     def do_GET(self) -> None:
         self._handle()
 
@@ -147,14 +159,20 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         operation = self._operation(body)
         stand_in = self.stand_in
-        stand_in.counts[operation] = stand_in.counts.get(operation, 0) + 1
+        with COUNTING:
+            stand_in.counts[operation] += 1
+            number = stand_in.counts[operation]
         if self.headers.get("X-Amz-Target"):
             stand_in.wire.append((operation, json.loads(body or b"{}")))
         if (failure := stand_in.failures.get(operation)) and failure.times > 0:
             failure.times -= 1
+            if failure.late:
+                self._forward(body)
             self._error(failure)
         elif own := getattr(self, f"_own_{operation}", None):
             own(json.loads(body or b"{}"))
+        elif operation == "UploadPart" and self._is_abandoned(number):
+            self.close_connection = True
         elif operation in ("PutObject", "UploadPart"):
             self._receive(body)
         elif "/invocations" in self.path:
@@ -186,6 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def _error(self, failure: Failure) -> None:
+        if not failure.code:
+            self.close_connection = True
+            return
         if self.headers.get("X-Amz-Target"):
             content, kind = json.dumps({"__type": failure.code, "message": failure.message}), JSON
         else:
@@ -206,13 +227,21 @@ class _Handler(BaseHTTPRequestHandler):
         check(service, operation, reply, "output")
         self._answer(200, json.dumps(reply).encode(), {"Content-Type": JSON})
 
+    def _is_abandoned(self, number: int) -> bool:
+        """Hold the part where a test wants that; whether its sender is gone by then, so that it never arrives."""
+        pause = self.stand_in.pause_after
+        if pause is None or number <= pause:
+            return False
+        self.stand_in.hold.wait(60)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
     def _receive(self, body: bytes) -> None:
         """S3 refuses a body that does not match its checksum."""
-        pause = self.stand_in.pause_after
-        if pause is not None and self.stand_in.counts.get("UploadPart", 0) > pause:
-            self.stand_in.hold.wait(60)
-            if self.stand_in.pause_after is not None:
-                return
         arrived = body[:-1] + b"?" if self.stand_in.corrupt else body
         digest = base64.b64encode(hashlib.sha256(arrived).digest()).decode()
         if self.headers.get("x-amz-checksum-sha256", digest) != digest:

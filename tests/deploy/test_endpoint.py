@@ -1,9 +1,9 @@
 """One endpoint: waiting, failing, rolling back, deleting, and what belongs to others."""
 
 import json
-import subprocess
-import sys
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,32 +119,30 @@ def test_an_endpoint_of_others_is_left_alone(account: Account) -> None:
     assert things(account)["endpoints"] == ["djl-container-denoiser"]
 
 
-@pytest.fixture
-def words(denoiser: Account) -> list[str]:
-    """A delete command as a process of its own."""
-    flags = [word for key, value in denoiser.settings.items() for word in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "deploy", "endpoint", "delete", "denoiser", *flags]
-
-
-def test_delete_asks_and_deletes_nothing_when_nobody_answers(denoiser: Account, words: list[str]) -> None:
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "endpoint djl-container-denoiser" in done.stderr
-    assert "add --yes" in done.stderr
+def test_delete_asks_and_deletes_nothing_when_nobody_answers(
+    denoiser: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path(os.devnull).open() as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        done = denoiser.deploy("endpoint", "delete", "denoiser")
+    assert done.code == 2, done.err
+    assert "endpoint djl-container-denoiser" in done.err
+    assert "add --yes" in done.err
     assert things(denoiser)["endpoints"] == ["djl-container-denoiser"]
 
 
-def test_delete_asks_on_a_terminal(denoiser: Account, words: list[str]) -> None:
+def test_delete_asks_on_a_terminal(denoiser: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     import pty  # noqa: PLC0415 - Unix only
 
     for answer, code, left in (("n", 1, ["djl-container-denoiser"]), ("y", 0, [])):
         ours, theirs = pty.openpty()
-        with open(ours, "w") as terminal:  # noqa: PTH123 - a descriptor
-            terminal.write(f"{answer}\n")
-            terminal.flush()
-            done = subprocess.run(words, stdin=theirs, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        assert "delete all of it?" in done.stderr
+        with open(ours, "w") as keyboard, open(theirs) as terminal:  # noqa: PTH123 - descriptors
+            keyboard.write(f"{answer}\n")
+            keyboard.flush()
+            monkeypatch.setattr("sys.stdin", terminal)
+            done = denoiser.deploy("endpoint", "delete", "denoiser")
+        assert done.code == code, done.err
+        assert "delete all of it?" in done.err
         assert things(denoiser)["endpoints"] == left
 
 
@@ -202,6 +200,20 @@ def test_a_missing_quota_says_where_to_ask(ready: Account) -> None:
     assert "CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err
 
 
+@pytest.mark.parametrize(
+    ("instance_type", "device"),
+    [("ml.g5.2xlarge", "cuda"), ("ml.p5.48xlarge", "cuda"), ("ml.m5.2xlarge", None)],
+)
+def test_chat_on_a_gpu_instance_never_falls_back_to_the_cpu(
+    account: Account, instance_type: str, device: str | None
+) -> None:
+    done = account.deploy("up", "--dry-run", chat__instance_type=instance_type)
+    models = [entry["parameters"] for entry in done.json if entry["operation"] == "CreateModel"]
+    chat, denoiser = (model["PrimaryContainer"]["Environment"] for model in models)
+    assert chat.get("CHAT_DEVICE") == device
+    assert "CHAT_DEVICE" not in denoiser
+
+
 def test_the_stock_image_runs_the_converted_weights(account: Account) -> None:
     stock = {"chat__image": "stock", "denoiser__enabled": "false"}
     done = account.deploy("up", "--dry-run", **stock)
@@ -210,11 +222,13 @@ def test_the_stock_image_runs_the_converted_weights(account: Account) -> None:
     container = model["PrimaryContainer"]
     assert container["Image"].startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.36.0-lmi")
     assert container["Environment"]["HF_MODEL_ID"] == "/opt/ml/model"
+    assert "CHAT_DEVICE" not in container["Environment"]  # a setting of this project's code
     assert "ModelDataSource" in container
     assert not [entry for entry in done.json if "command" in entry or entry.get("service") == "ecr"]
     packed = account.deploy("up", "--dry-run", chat__packaged="true", **stock)
     model = next(entry for entry in packed.json if entry["operation"] == "CreateModel")["parameters"]
     assert model["PrimaryContainer"]["ModelDataUrl"].endswith("/model.tar.gz")
     assert model["PrimaryContainer"]["Environment"]["HF_MODEL_ID"].startswith("s3://")
+    assert model["PrimaryContainer"]["Environment"]["CHAT_DEVICE"] == "cuda"
     assert model["EnableNetworkIsolation"] is False
     assert json.dumps(packed.json).count("model.tar.gz") >= 2  # uploaded, and named

@@ -112,6 +112,16 @@ def test_lost_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot reach AWS" in one_line(done.err)
 
 
+def test_a_network_lost_halfway_leaves_nothing_unsaid(ready: Account) -> None:
+    ready.aws.failures["CreateEndpoint"] = Failure(times=9)
+    done = ready.deploy("endpoint", "create", "denoiser")
+    assert done.code == 1
+    assert "cannot reach AWS" in one_line(done.err)
+    assert "done before that: CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err.splitlines()[-1]
+    ready.aws.failures.clear()
+    assert ready.deploy("endpoint", "create", "denoiser").code == 0
+
+
 def test_no_such_endpoint(account: Account) -> None:
     for command in ("status", "wait", "update", "scale"):
         done = account.deploy("endpoint", command, "chat")

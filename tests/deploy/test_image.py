@@ -40,6 +40,8 @@ def test_a_dry_run_shows_build_and_push(account: Account, context: Path) -> None
     settings = {"image__tag": "", "image__context": str(context), "image__build_args": '{"BASE": "b"}'}
     done = account.deploy("image", "build", "--dry-run", **settings)
     assert done.json == [{"command": ["docker", "build", "--tag", name, "--build-arg", "BASE=b", str(context)]}]
+    done = account.deploy("image", "build", "--dry-run", **settings, image__build_network="host")
+    assert done.json[0]["command"][4:6] == ["--network", "host"]
     account.client("ecr").delete_repository(repositoryName="djl-container", force=True)
     done = account.deploy("image", "push", "--dry-run", **settings)
     assert [entry.get("operation", "push") for entry in done.json] == ["CreateRepository", "push"]

@@ -1,17 +1,32 @@
 """The whole way: `up`, what an operator does then, `down`; and `up` cut off at every step."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deploy.aws import FilePart
 from tests.deploy.conftest import Account, Call, MakeAccount, Outcome, print_log, push_image, things
-from tests.deploy.iam import asked_for, deployer_policy, refused
+from tests.deploy.iam import allows, asked_by_endpoint, asked_for, deployer_policy, refused
 from tests.deploy.stand_in import Failure
 
 SCALED = {"chat__autoscaling": '{"max": 3}'}
 EMPTY = ["endpoints", "configs", "models", "alarms", "buckets", "repositories", "targets"]
+FOUND = {
+    "PutBucketTagging": ("get_bucket_tagging", "Bucket", ""),
+    "PutPublicAccessBlock": ("get_public_access_block", "Bucket", ""),
+    "PutBucketLifecycleConfiguration": ("get_bucket_lifecycle_configuration", "Bucket", ""),
+    "CreateModel": ("describe_model", "ModelName", ""),
+    "CreateEndpointConfig": ("describe_endpoint_config", "EndpointConfigName", ""),
+    "CreateEndpoint": ("describe_endpoint", "EndpointName", ""),
+    "PutMetricAlarm": ("describe_alarms", "", "MetricAlarms"),
+    "RegisterScalableTarget": ("describe_scalable_targets", "ServiceNamespace", "ScalableTargets"),
+    "PutScalingPolicy": ("describe_scaling_policies", "ServiceNamespace", "ScalingPolicies"),
+}
+"""How to see what a request made: the call, the parameter it shares with the request, the list in its answer."""
+UNSEEN = {"Bucket", "Tags", "EnableNetworkIsolation"}
+"""Tags are what `down` goes by; the isolation moto forgets."""
 READS = ("Get", "Head", "List", "Describe", "Invoke", "Filter")
 
 
@@ -27,6 +42,7 @@ class Life:
         self.changes_of_up = changes(account.calls)
         self.wire = list(account.aws.wire)
         self.things = things(account)
+        self.found = [(entry, found(account, entry)) for entry in self.dry.json if entry["operation"] in FOUND]
         account.calls.clear()
         self.again = account.deploy("up", "--json", **SCALED)
         self.changes_of_again = changes(account.calls)
@@ -53,6 +69,14 @@ def changes(calls: list[Call]) -> list[Call]:
     return [call for call in calls if not call[1].startswith(READS)]
 
 
+def found(account: Account, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What there is after a request, in the words of AWS."""
+    call, shared, listed = FOUND[entry["operation"]]
+    given = {shared: entry["parameters"][shared]} if shared else {}
+    answer = getattr(account.client(entry["service"]), call)(**given)
+    return list(answer[listed]) if listed else [answer]
+
+
 @pytest.fixture(scope="module", params=["us-east-1", "cn-north-1"])
 def life(request: pytest.FixtureRequest, make_account: MakeAccount) -> Life:
     return Life(make_account(request.param))
@@ -71,6 +95,13 @@ def test_up_makes_everything_and_down_leaves_nothing(life: Life) -> None:
     assert life.things["buckets"] == [f"djl-container-123456789012-{region}"]
     assert life.left == {key: [] for key in EMPTY}
     assert len(life.down.json["deleted"]) == 11
+
+
+def test_what_up_makes_is_there_as_it_was_asked_for(life: Life) -> None:
+    for entry, there in life.found:
+        asked = {key: value for key, value in entry["parameters"].items() if key not in UNSEEN}
+        asked |= asked.pop("Tagging", {}) | asked.pop("LifecycleConfiguration", {})
+        assert any(all(item.get(key) == value for key, value in asked.items()) for item in there), (asked, there)
 
 
 def test_a_second_up_changes_nothing(life: Life) -> None:
@@ -126,6 +157,7 @@ def test_requests_to_sagemaker(life: Life) -> None:
     model = next(e["parameters"] for e in requests if e["operation"] == "CreateModel")
     container = model["PrimaryContainer"]
     assert container["Image"] == f"123456789012.dkr.ecr.{region}.{domain}/djl-container:v1"
+    assert container["Environment"]["CHAT_DEVICE"] == "cuda"
     source = container["ModelDataSource"]["S3DataSource"]
     assert source["S3Uri"].startswith(f"s3://djl-container-123456789012-{region}/djl-container/weights/tiny-model-")
     assert source["S3Uri"].endswith("/")
@@ -178,14 +210,34 @@ def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
     assert allowed - {access.action for access in asked} == by_others
 
 
-def test_up_cut_off_at_any_step_goes_on_the_next_time(account: Account) -> None:
+def test_the_endpoints_policy_allows_just_what_the_deployed_models_need(life: Life) -> None:
+    document = life.account.deploy("policy", "endpoint").json
+    asked = asked_by_endpoint(life.account, life.changes_of_up)
+    assert [access for access in asked if not allows(document, access, {})] == []
+    allowed = {action for statement in document["Statement"] for action in statement["Action"]}
+    assert allowed == {access.action for access in asked}
+    for access in asked:
+        if access.resource != "*":
+            assert not allows(document, replace(access, resource=access.resource.replace("djl-container", "other")), {})
+
+
+def test_only_sagemaker_of_the_account_takes_the_role_on(life: Life) -> None:
+    (statement,) = life.account.deploy("policy", "trust").json["Statement"]
+    assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+    assert statement["Action"] == "sts:AssumeRole"
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_up_cut_off_before_or_after_any_step_goes_on_the_next_time(account: Account, late: bool) -> None:
+    """Each run ends at the next step: refused, or carried out without a word of it coming back."""
     dry = account.deploy("up", "--dry-run", denoiser__enabled="false", **SCALED)
     steps = list(dict.fromkeys(entry["operation"] for entry in dry.json))
     assert len(steps) == 14
     steps.remove("PutObject")
     steps.insert(steps.index("CompleteMultipartUpload") + 1, "PutObject")
     for step in steps:
-        account.aws.failures[step] = Failure("AccessDenied", "not now", times=9)
+        account.aws.failures[step] = Failure("AccessDenied", "not now", times=9, late=late)
         cut = account.deploy("up", denoiser__enabled="false", **SCALED)
         assert cut.code == 1, cut.out
         assert "not now" in cut.err
@@ -193,4 +245,7 @@ def test_up_cut_off_at_any_step_goes_on_the_next_time(account: Account) -> None:
         account.aws.failures.clear()
     done = account.deploy("up", "--json", denoiser__enabled="false", **SCALED)
     assert done.code == 0, done.err
+    assert done.json["changed"] == ("nothing" if late else "PutScalingPolicy")
     assert [len(things(account)[key]) for key in EMPTY] == [1, 1, 1, 1, 1, 1, 1]
+    uploads = account.client("s3").list_multipart_uploads(Bucket=things(account)["buckets"][0])
+    assert "Uploads" not in uploads

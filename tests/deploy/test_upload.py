@@ -1,5 +1,6 @@
 """Weights on their way to S3: parts, checksums, a kill in the middle, a second run."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -16,79 +17,128 @@ from tests.deploy.stand_in import StandIn
 MIB = 2**20
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """The shape of 12 GB of shards, five hundred times smaller: sparse but for a mark in each part."""
-    folder = tmp_path / "weights"
+SHARDS, SHARD, PART = 7, 22 * MIB, 5 * MIB
+"""ChatGLM2-6B has seven shards, 12.5 GB in all; these are an eightieth of it. S3 takes no smaller parts."""
+PARTS = SHARDS * -(-SHARD // PART)
+
+
+def sparse(folder: Path, shards: int, size: int) -> Path:
+    """A native checkpoint whose shards are holes but for a mark in each part."""
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "glm"}')
-    for number in range(2):
+    for number in range(shards):
         with (folder / f"model-{number}.safetensors").open("wb") as file:
-            file.truncate(11 * MIB)
-            for part in range(3):
-                file.seek(part * 5 * MIB + number)
-                file.write(b"%d" % part)
+            file.truncate(size)
+            for start in range(0, size, PART):
+                file.seek(start + number)
+                file.write(b"%d" % start)
     return folder
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Two shards of three parts."""
+    return sparse(tmp_path / "weights", 2, 11 * MIB)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape of the real thing."""
+    return sparse(tmp_path_factory.mktemp("upload") / "shards", SHARDS, SHARD)
+
+
+def command(account: Account, weights: Path, **settings: str) -> list[str]:
+    """An upload as a process of its own."""
+    chosen = {**account.settings, "weights.model": str(weights), **settings}
+    flags = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "deploy", "weights", "upload", *flags]
+
+
 def stored(account: Account) -> dict[str, int]:
-    s3, bucket = account.client("s3"), things(account)["buckets"][0]
-    found = s3.list_objects_v2(Bucket=bucket)["Contents"]
-    return {item["Key"].rpartition("/")[2]: item["Size"] for item in found}
+    """Names and sizes of the objects."""
+    return {key.rpartition("/")[2]: size for key, size in objects(account).items()}
 
 
-def test_an_upload_goes_in_parts_and_a_second_run_sends_nothing(account: Account, weights: Path) -> None:
-    settings = {"weights__model": str(weights)}
-    done = account.deploy("weights", "upload", "--json", **settings)
+def objects(account: Account) -> dict[str, int]:
+    found = account.client("s3").list_objects_v2(Bucket=bucket(account)).get("Contents", [])
+    return {item["Key"]: item["Size"] for item in found}
+
+
+def bucket(account: Account) -> str:
+    return things(account)["buckets"][0]
+
+
+def unfinished(account: Account) -> list[dict[str, str]]:
+    """Uploads that are neither complete nor given up."""
+    uploads = account.client("s3").list_multipart_uploads(Bucket=bucket(account)).get("Uploads", [])
+    return [{"Bucket": bucket(account), "Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in uploads]
+
+
+def parts(account: Account) -> int:
+    """How many parts S3 has, of finished and unfinished objects."""
+    s3 = account.client("s3")
+    whole = sum(-(-size // PART) for key, size in objects(account).items() if key.endswith(".safetensors"))
+    return whole + sum(len(s3.list_parts(**upload).get("Parts", [])) for upload in unfinished(account))
+
+
+def assert_same(account: Account, weights: Path) -> None:
+    """The bucket holds the folder's files, byte for byte."""
+    s3, place = account.client("s3"), bucket(account)
+    keys = {key.rpartition("/")[2]: key for key in objects(account)}
+    assert keys.keys() == {path.name for path in weights.iterdir()}
+    for name, key in keys.items():
+        body = s3.get_object(Bucket=place, Key=key)["Body"]
+        with (weights / name).open("rb") as file:
+            assert hashlib.file_digest(body, "sha256").digest() == hashlib.file_digest(file, "sha256").digest()
+
+
+def test_an_upload_goes_in_parts_goes_on_after_a_kill_and_sends_nothing_twice(account: Account, shards: Path) -> None:
+    """Killed with eight parts under way at once: what arrived before is not sent again."""
+    account.aws.pause_after = 20
+    process = subprocess.Popen(command(account, shards, **{"weights.parallel": "8"}), start_new_session=True)
+    try:
+        wait_for(account.aws, "UploadPart", 20 + 8)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        account.aws.hold.set()
+    account.aws.pause_after = None
+    assert parts(account) == 20
+    account.aws.counts.clear()
+    done = account.deploy("weights", "upload", weights__model=str(shards))
+    assert done.code == 0, done.err
+    assert "going on after" in done.err
+    assert account.aws.counts["UploadPart"] == PARTS - 20
+    assert "MB" in [line for line in done.err.splitlines() if line.startswith("uploading: ")][-1]
+    assert refused(account, account.calls) == []
+    assert unfinished(account) == []
+    assert_same(account, shards)
+    account.aws.counts.clear()
+    again = account.deploy("weights", "upload", weights__model=str(shards))
+    assert again.code == 0
+    assert f"all {SHARDS} files are there" in again.err
+    assert not {"PutObject", "UploadPart", "CreateMultipartUpload"} & account.aws.counts.keys()
+
+
+def test_an_upload_shows_its_progress(account: Account, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines in a log, a bar on a terminal."""
+    done = account.deploy("weights", "upload", "--json", weights__model=str(weights))
     assert done.code == 0, done.err
     assert stored(account) == {path.name: path.stat().st_size for path in weights.iterdir()}
     assert account.aws.counts["UploadPart"] == 6
     assert "uploading: 23.1 of 23.1 MB" in done.err
-    prefix = done.json["uri"]
-    bucket, _, key = prefix.removeprefix("s3://").partition("/")
-    body = account.client("s3").get_object(Bucket=bucket, Key=f"{key}model-1.safetensors")["Body"].read()
-    assert body == (weights / "model-1.safetensors").read_bytes()
-    account.aws.counts.clear()
-    again = account.deploy("weights", "upload", "--json", **settings)
-    assert again.json == {"uri": prefix}
-    assert not {"PutObject", "UploadPart", "CreateMultipartUpload"} & account.aws.counts.keys()
-
-
-def test_an_upload_goes_on_after_a_kill(account: Account, weights: Path) -> None:
-    """Killed while parts are under way: what has arrived is not sent again."""
-    settings = {**account.settings, "weights.model": str(weights), "weights.parallel": "1"}
-    flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    account.aws.pause_after = 2
-    process = subprocess.Popen([sys.executable, "-m", "deploy", "weights", "upload", *flags], start_new_session=True)
-    try:
-        wait_for(account.aws, "UploadPart", 3)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    account.aws.pause_after = None
-    account.aws.hold.set()
-    s3, bucket = account.client("s3"), things(account)["buckets"][0]
-    left = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]
-    arrived = sum(
-        len(s3.list_parts(Bucket=bucket, Key=u["Key"], UploadId=u["UploadId"]).get("Parts", [])) for u in left
-    )
-    assert arrived >= 2
-    account.aws.counts.clear()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    (weights / "config.json").write_text("{}")
     done = account.deploy("weights", "upload", weights__model=str(weights))
     assert done.code == 0, done.err
-    assert "going on after" in done.err
-    assert refused(account, account.calls) == []
-    assert account.aws.counts["UploadPart"] == 6 - arrived
-    assert stored(account) == {path.name: path.stat().st_size for path in weights.iterdir()}
-    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
+    assert "23.1/23.1 MB" in done.err
+    assert "━" in done.err
 
 
 def test_ctrl_c_says_what_was_done(account: Account, weights: Path) -> None:
-    settings = {**account.settings, "weights.model": str(weights), "weights.parallel": "1"}
-    flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     account.aws.pause_after = 2
-    command = [sys.executable, "-m", "deploy", "weights", "upload", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    words = command(account, weights, **{"weights.parallel": "1"})
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_for(account.aws, "UploadPart", 3)
         process.send_signal(signal.SIGINT)
         account.aws.pause_after = None
@@ -102,7 +152,7 @@ def test_ctrl_c_says_what_was_done(account: Account, weights: Path) -> None:
 
 def wait_for(aws: StandIn, operation: str, count: int) -> None:
     limit = time.monotonic() + 120
-    while aws.counts.get(operation, 0) < count:
+    while aws.counts[operation] < count:
         assert time.monotonic() < limit, aws.counts
         time.sleep(0.05)
 

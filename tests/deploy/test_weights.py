@@ -1,71 +1,18 @@
 """Weights before they are sent: fetched from a mirror at a pinned revision, converted by the chat package."""
 
-import contextlib
-import hashlib
-import json
 import os
+import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.chatglm2.checkpoint import tiny
-from tests.deploy.conftest import Account
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The part of a model hub that a download uses, over HTTP: the files of one folder at one revision."""
-
-    folder: Path
-    asked: list[str]
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        names = sorted(path.name for path in self.folder.iterdir())
-        if self.path.split("?")[0] == f"/api/models/team/tiny/revision/{REVISION}":
-            listed = {"id": "team/tiny", "sha": REVISION, "siblings": [{"rfilename": name} for name in names]}
-            self._send(json.dumps(listed).encode(), {"Content-Type": "application/json"})
-        elif self.path.split("?")[0] == f"/api/models/team/tiny/tree/{REVISION}":
-            sizes = {name: (self.folder / name).stat().st_size for name in names}
-            tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
-            self._send(json.dumps(tree).encode(), {"Content-Type": "application/json"})
-        elif self.path.startswith(f"/team/tiny/resolve/{REVISION}/"):
-            content = (self.folder / self.path.rpartition("/")[2]).read_bytes()
-            self._send(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": REVISION})
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _send(self, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for key, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-
-@contextlib.contextmanager
-def hub(folder: Path, asked: list[str]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"folder": folder, "asked": asked}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from tests.deploy.conftest import Account, things
+from tests.deploy.iam import Access, allows, refused
+from tests.deploy.stand_in import Failure
+from tests.hub import COMMIT, FakeHub, fake_hub
 
 
 @pytest.fixture(scope="module")
@@ -79,45 +26,59 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def deploy(account: Account, home: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A command as a process of its own, for the hub's library reads its environment once."""
-    chosen = {**account.settings, "weights.model": "team/tiny", "weights.revision": REVISION, **settings}
-    flags = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
-    env = os.environ | {"HF_HOME": str(home / "hub"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-m", "deploy", *words, "--json", "--set", f"weights.cache_dir={home / 'cache'}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the hub's library, which reads its environment only once."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return tmp_path
 
 
-def test_from_a_mirror_to_s3(account: Account, original: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
-    with hub(original, asked) as mirror:
-        endpoint = {"weights.hub_endpoint": mirror}
-        planned = deploy(account, tmp_path, "weights", "download", "--dry-run", **endpoint)
-        assert json.loads(planned.stdout) == [
-            {"download": {"model": "team/tiny", "revision": REVISION, "endpoint": mirror}}
-        ]
-        assert asked == []
-        done = deploy(account, tmp_path, "weights", "download", **endpoint)
-        assert done.returncode == 0, done.stderr
-        folder = Path(json.loads(done.stdout)["folder"])
-        assert folder.name == REVISION
-        fetched = {path.name for path in folder.iterdir()}
-        assert fetched == {path.name for path in original.iterdir()} - {"modeling_chatglm.py"}
-        asked.clear()
-        assert "downloaded already" in deploy(account, tmp_path, "weights", "download", **endpoint).stderr
-        assert asked == []
-    done = deploy(account, tmp_path, "weights", "convert")
-    assert done.returncode == 0, done.stderr
-    assert (Path(json.loads(done.stdout)["folder"]) / "model.safetensors.index.json").is_file()
-    done = deploy(account, tmp_path, "weights", "upload")
-    assert done.returncode == 0, done.stderr
-    uri = json.loads(done.stdout)["uri"]
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    assert prefix == f"djl-container/weights/team--tiny-{REVISION[:12]}/"
-    listed = account.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+def test_up_from_a_mirror_goes_on_after_each_interruption(account: Account, original: Path, home: Path) -> None:
+    """Killed in the download, then stopped after the conversion, then whole with the mirror gone."""
+    account.settings |= {
+        "weights.model": "org/name",
+        "weights.revision": COMMIT,
+        "weights.cache_dir": str(home / "converted"),
+        "denoiser.enabled": "false",
+    }
+    with fake_hub(original, COMMIT) as hub:
+        account.settings["weights.hub_endpoint"] = hub.url
+        planned = account.deploy("weights", "download", "--dry-run")
+        assert planned.json == [{"download": {"model": "org/name", "revision": COMMIT, "endpoint": hub.url}}]
+        assert hub.requests == []
+        kill_when_held(hub, account)
+        account.aws.failures["CreateBucket"] = Failure("AccessDenied", "not now", times=9)
+        stopped = account.deploy("up")
+        assert "CreateBucket: AccessDenied: not now" in stopped.err
+        assert "done before that: download, command" in stopped.err
+        assert not any(name.endswith(".py") for name in hub.fetched())
+    account.aws.failures.clear()
+    done = account.deploy("up", "--json")
+    assert done.code == 0, done.err
+    assert "downloaded already" in done.err
+    assert "converted already" in done.err
+    listed = account.client("s3").list_objects_v2(Bucket=things(account)["buckets"][0])["Contents"]
+    prefix = f"djl-container/weights/org--name-{COMMIT[:12]}/"
+    assert {item["Key"].rpartition("/")[0] + "/" for item in listed} == {prefix}
     names = {item["Key"].removeprefix(prefix) for item in listed}
     assert {"config.json", "tokenizer.json", "model.safetensors.index.json"} <= names
     assert "conversion.json" not in names
+
+
+def kill_when_held(hub: FakeHub, account: Account) -> None:
+    """`up`, killed when the first half of a shard is there."""
+    shard = max(hub.folder.iterdir(), key=lambda path: path.stat().st_size)
+    hub.hold_at = {shard.name: shard.stat().st_size // 2}
+    flags = [word for key, value in account.settings.items() for word in ("--set", f"{key}={value}")]
+    with subprocess.Popen([sys.executable, "-m", "deploy", "up", *flags], start_new_session=True) as process:
+        held = hub.held.wait(120)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert held
+    hub.release.set()
+    hub.requests.clear()
 
 
 def test_a_folder_of_original_files_is_converted(account: Account, original: Path, tmp_path: Path) -> None:
@@ -146,9 +107,19 @@ def test_a_source_that_cannot_be_used(account: Account, settings: dict[str, str]
 
 
 def test_weights_that_are_in_s3_are_used_as_they_are(account: Account) -> None:
-    done = account.deploy("up", "--dry-run", denoiser__enabled="false", weights__model="s3://team/native")
+    s3 = account.client("s3")
+    s3.create_bucket(Bucket="team")
+    s3.put_object(Bucket="team", Key="native/config.json", Body=b"{}")
+    account.settings |= {"denoiser.enabled": "false", "weights.model": "s3://team/native"}
+    account.calls.clear()
+    done = account.deploy("up")
     assert done.code == 0, done.err
-    model = next(entry for entry in done.json if entry["operation"] == "CreateModel")
-    source = model["parameters"]["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
-    assert source["S3Uri"] == "s3://team/native/"
-    assert not [entry for entry in done.json if entry["service"] == "s3"]
+    model = next(call[2] for call in account.calls if call[1] == "CreateModel")
+    assert model["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"] == "s3://team/native/"
+    assert [call for call in account.calls if call[0] == "s3"] == []
+    assert account.deploy("endpoint", "update", "chat").code == 0
+    assert refused(account, account.calls) == []
+    policy = account.deploy("policy", "endpoint").json
+    for key, allowed in (("native/config.json", True), ("other/config.json", False)):
+        assert allows(policy, Access("s3:GetObject", f"arn:aws:s3:::team/{key}"), {}) == allowed
+    assert allows(policy, Access("s3:ListBucket", "arn:aws:s3:::team", {"s3:prefix": "native/"}), {})
