@@ -39,7 +39,7 @@ def command(*arguments: object) -> tuple[int, str]:
 
 def through(denoiser: Denoiser, source: Path, target: Path, **options: object) -> list[int]:
     seen: list[int] = []
-    denoise_file(source, target, denoiser, Options("model", **options), lambda _: seen.append)  # type: ignore[arg-type]
+    denoise_file(source, target, denoiser, Options("model", **options), lambda *_: seen.append)  # type: ignore[arg-type]
     return seen
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
             raise CutOffError
 
     with pytest.raises(CutOffError):
-        denoise_file(source, target, denoiser, Options("model"), lambda _: cut)
+        denoise_file(source, target, denoiser, Options("model"), lambda *_: cut)
     assert not target.exists()
     with target.with_name(target.name + ".part").open("ab") as part:
         part.write(b"half a row")
@@ -101,7 +101,7 @@ def test_another_model_or_input_starts_anew(tmp_path: Path, denoiser: Denoiser, 
         assert done == 0
 
     with pytest.raises(AssertionError):
-        denoise_file(tmp_path / "in.npy", target, denoiser, Options("other"), lambda _: cut)
+        denoise_file(tmp_path / "in.npy", target, denoiser, Options("other"), lambda *_: cut)
     assert through(denoiser, tmp_path / "in.npy", target)[0] == 0
 
 
