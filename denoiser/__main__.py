@@ -87,9 +87,9 @@ def serve(
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Also serve at a public ngrok address, for a demo.")] = False,
 ) -> None:
     """Serve over HTTP; settings come from the environment (MODEL_PATH, PORT, API_KEY, ...)."""
+    settings = read_settings()
     from denoiser.server import serve as run  # noqa: PLC0415
 
-    settings = read_settings()
     run(settings if port is None else settings.model_copy(update={"port": port}), host, tunnel=tunnel)
 
 
