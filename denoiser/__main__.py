@@ -44,12 +44,15 @@ def denoise(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="For search, or for the smallest squared error.")] = "neighbours",
     column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="First learn from the file, a store of one noise level, how the model errs.")
+    ] = False,
 ) -> None:
     """Denoise a file of vectors, larger than memory if need be; a run that was cut off goes on where it was."""
     from denoiser.commands import denoise_vectors  # noqa: PLC0415
 
     path, level = model or read_settings().model_path, "auto" if noise_level is None else noise_level
-    denoise_vectors(source, target, path, noise_level=level, mode=mode, column=column)
+    denoise_vectors(source, target, path, noise_level=level, mode=mode, column=column, adapt=adapt)
 
 
 @app.command()
@@ -84,9 +87,9 @@ def serve(
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Also serve at a public ngrok address, for a demo.")] = False,
 ) -> None:
     """Serve over HTTP; settings come from the environment (MODEL_PATH, PORT, API_KEY, ...)."""
+    settings = read_settings()
     from denoiser.server import serve as run  # noqa: PLC0415
 
-    settings = read_settings()
     run(settings if port is None else settings.model_copy(update={"port": port}), host, tunnel=tunnel)
 
 

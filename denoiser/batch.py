@@ -1,7 +1,7 @@
 """Denoising whole files: streamed, with progress, and resumed where a run was cut off.
 
 The output appears under its name when it is whole. Until then its rows are in NAME.part, and NAME.part.json says how
-many are there and from what input, model and options they came.
+many are there and from what input, model and options they came. Adapting reads the whole input once more, first.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from denoiser.adaptation import Adaptation
 from denoiser.denoise import Denoiser
 from denoiser.encoder import fast_precision
 from denoiser.errors import FileError
-from denoiser.files import JsonLinesReader, NpyReader, ParquetReader, Vectors, open_vectors, write_npy_header
+from denoiser.files import JsonLinesReader, NpyReader, ParquetReader, Reader, Vectors, open_vectors, write_npy_header
 from denoiser.noise import estimate_levels
 from denoiser.schemas import Mode
 
@@ -35,6 +36,7 @@ class Options:
     noise_level: float | Literal["auto"] = "auto"
     mode: Mode = "neighbours"
     column: str = "embedding"
+    adapt: bool = False
 
 
 def repair(denoiser: Denoiser, vectors: Vectors, options: Options) -> Vectors:
@@ -42,6 +44,14 @@ def repair(denoiser: Denoiser, vectors: Vectors, options: Options) -> Vectors:
     levels = estimate_levels(vectors) if options.noise_level == "auto" else np.full(len(vectors), options.noise_level)
     with fast_precision():
         return denoiser.denoise(vectors, levels, options.mode)
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """How many rows were written, and what they were adapted to, if to anything."""
+
+    rows: int
+    adaptation: Adaptation | None
 
 
 class _Journal:
@@ -80,6 +90,7 @@ class _Journal:
 
 Repair = Callable[[Vectors], Vectors]
 Note = Callable[[int], None]
+Tracking = Callable[[str, int], Note]
 
 
 def _rows_of(reader: NpyReader | JsonLinesReader, start: int, repair: Repair) -> Iterator[tuple[int, bytes]]:
@@ -129,12 +140,20 @@ def _rewrite(reader: ParquetReader, part: Path, repair: Repair, advance: Note) -
             advance(len(vectors))
 
 
-def denoise_file(
-    source: Path, target: Path, denoiser: Denoiser, options: Options, tracking: Callable[[int], Note]
-) -> int:
-    """Denoise a file into another one of the same format; returns its rows.
+def _adapt(denoiser: Denoiser, reader: Reader, options: Options, advance: Note) -> Denoiser:
+    def chunks() -> Iterator[Vectors]:
+        for vectors in reader.chunks(0):
+            yield vectors
+            advance(len(vectors))
 
-    `tracking` is told the number of rows and returns what is told of rows done. Raises FileError.
+    with fast_precision():
+        return denoiser.adapted_to(chunks(), options.noise_level)
+
+
+def denoise_file(source: Path, target: Path, denoiser: Denoiser, options: Options, tracking: Tracking) -> Denoised:
+    """Denoise a file into another one of the same format.
+
+    `tracking` is told what begins and its number of rows, and returns what is told of rows done. Raises FileError.
     """
     if source.suffix != target.suffix:
         raise FileError(f"{source} and {target} differ in format; give both names the same ending")
@@ -143,9 +162,11 @@ def denoise_file(
     reader = open_vectors(source, options.column)
     if reader.width != denoiser.width:
         raise FileError(f"{source} has rows of {reader.width} numbers; the model takes {denoiser.width}")
+    if options.adapt:
+        denoiser = _adapt(denoiser, reader, options, tracking("adapting", reader.rows))
     try:
         journal = _Journal(target, source, options)
-        advance = tracking(reader.rows)
+        advance = tracking("denoising", reader.rows)
         if isinstance(reader, ParquetReader):
             _rewrite(reader, journal.part, lambda vectors: repair(denoiser, vectors, options), advance)
         else:
@@ -153,4 +174,4 @@ def denoise_file(
         journal.finish(target)
     except OSError as error:
         raise FileError(f"cannot write {target}: {error.strerror}; make room or name another place") from error
-    return reader.rows
+    return Denoised(reader.rows, denoiser.adaptation)

@@ -11,12 +11,24 @@ import numpy as np
 import torch
 
 from denoiser import checkpoint, data, report
+from denoiser.adaptation import FEWEST as FEWEST_ADAPTED_TO
+from denoiser.adaptation import Adaptation
 from denoiser.batch import Options, denoise_file
 from denoiser.corpus import Corpus, from_files, from_packages
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.errors import CorpusError
-from denoiser.evaluation import LEVELS, Measure, Method, as_json, measure, measure_quantised, methods_of
+from denoiser.evaluation import (
+    LEVELS,
+    Adapted,
+    Measure,
+    Method,
+    as_json,
+    measure,
+    measure_adapted,
+    measure_quantised,
+    methods_of,
+)
 from denoiser.files import open_vectors
 from denoiser.jobs.text import decode, find_sentences
 from denoiser.network import RANKING_LEVELS, Network
@@ -99,12 +111,22 @@ def denoise_vectors(source: Path, target: Path, model: Path, **options: Any) -> 
     denoiser = Denoiser.from_checkpoint(network, manifest)
     with contextlib.ExitStack() as bars:
 
-        def begin(rows: int) -> Callable[[int], None]:
-            advance = bars.enter_context(tracking("denoising", rows))
+        def begin(what: str, rows: int) -> Callable[[int], None]:
+            bars.close()
+            advance = bars.enter_context(tracking(what, rows))
             return lambda done: advance(done, "vectors")
 
-        rows = denoise_file(source, target, denoiser, Options(manifest["sha256"], **options), begin)
-    say(f"wrote {target}: {rows} vectors")
+        chosen = Options(manifest["sha256"], **options)
+        done = denoise_file(source, target, denoiser, chosen, begin)
+    if chosen.adapt:
+        say(_describe(done.adaptation))
+    say(f"wrote {target}: {done.rows} vectors")
+
+
+def _describe(adaptation: Adaptation | None) -> str:
+    if adaptation is None:
+        return f"not adapted: fewer than {FEWEST_ADAPTED_TO} of the vectors carry noise"
+    return f"adapted to {adaptation.rows} vectors of noise level {adaptation.level:.3f}"
 
 
 def _read_all(path: Path, column: str) -> Embeddings:
@@ -150,9 +172,14 @@ def _report(
             for level in LEVELS:
                 measures.extend(measure(domain, clean, level, methods, seed))
                 advance(1, "sets and levels")
+    adapted: list[Adapted] = []
+    with tracking("adapting", len(sets)) as advance:
+        for domain, clean in sets.items():
+            adapted.extend(measure_adapted(domain, clean, report.SHOWN_LEVEL, denoiser, seed))
+            advance(1, "sets")
     described = {"training_sentences": 0, **manifest}
     quantised = [found for domain, clean in sets.items() for found in measure_quantised(domain, clean, denoiser)]
-    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described, quantised)
+    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described, adapted, quantised)
     report.write(text, as_json(measures), outputs.markdown, outputs.figures)
     if outputs.plot:
         from denoiser.plots import draw_sweep  # noqa: PLC0415

@@ -20,6 +20,8 @@ from denoiser.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 SITUATIONS = ("query", "store", "both")
 NEIGHBOURS = 10
+STORE_SIZES = (300, 1000)
+FEWEST_TRAINED_ON = 200
 _QUERIES = 1000
 _PAIRS = 20_000
 _RESAMPLES = 500
@@ -40,6 +42,20 @@ class Measure:
     overlap: dict[str, float]
     interval: dict[str, tuple[float, float]]
     gain: dict[str, float]
+    gain_error: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Overlaps of a set before, in mode neighbours, and adapted; `learnt_from` says from what, and `rows` how many.
+
+    `gain_error` is the standard error of what adapted gains over before.
+    """
+
+    domain: str
+    learnt_from: str
+    rows: int
+    overlap: dict[str, tuple[float, float, float]]
     gain_error: dict[str, float]
 
 
@@ -70,7 +86,12 @@ def methods_of(denoiser: Denoiser, more: dict[str, Method] | None = None) -> dic
         **(more or {}),
         "reconstruct": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "reconstruct"),
         "neighbours": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "neighbours"),
+        "adapted": lambda noisy, level: _adapt(denoiser, noisy, level),
     }
+
+
+def _adapt(denoiser: Denoiser, noisy: Embeddings, level: float) -> Embeddings:
+    return denoiser.adapted(noisy, level).denoise(noisy, np.full(len(noisy), level))
 
 
 def _unit(vectors: Embeddings) -> Tensor:
@@ -142,6 +163,35 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
             gain={s: float(gains[s].mean()) for s in SITUATIONS},
             gain_error={s: float(gains[s].std() / np.sqrt(len(gains[s]))) for s in SITUATIONS},
         )
+
+
+def _compare(
+    clean: Embeddings, noisy: Embeddings, level: float, plain: Denoiser, own: Denoiser
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, float]]:
+    """Overlaps before, with one denoiser and with the other, and the standard error of the last's gain."""
+    levels = np.full(len(clean), level)
+    before, between, after = (
+        overlaps(clean, vectors) for vectors in (noisy, plain.denoise(noisy, levels), own.denoise(noisy, levels))
+    )
+    means = {s: (float(before[s].mean()), float(between[s].mean()), float(after[s].mean())) for s in SITUATIONS}
+    return means, {s: float((after[s] - before[s]).std() / np.sqrt(len(before[s]))) for s in SITUATIONS}
+
+
+def measure_adapted(domain: str, clean: Embeddings, level: float, denoiser: Denoiser, seed: int) -> Iterator[Adapted]:
+    """Adapted to the noisy vectors of stores of several sizes; trained on half a set's text, measured on the rest.
+
+    Sets of fewer than 400 are not halved.
+    """
+    for size in (*(s for s in STORE_SIZES if s < len(clean)), len(clean)):
+        store = clean[:size]
+        noisy = add_noise(store, level, seed)
+        adapted = denoiser.adapted(noisy, level)
+        yield Adapted(domain, "noisy vectors", size, *_compare(store, noisy, level, denoiser, adapted))
+    half = len(clean) // 2
+    if half >= FEWEST_TRAINED_ON:
+        rest, trained = clean[half:], denoiser.trained(clean[:half])
+        noisy = add_noise(rest, level, seed)
+        yield Adapted(domain, "clean text", half, *_compare(rest, noisy, level, denoiser, trained))
 
 
 def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:

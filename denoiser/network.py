@@ -85,16 +85,18 @@ class Network(nn.Module):
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
         return noisy + self.correction(self.rotate(noisy), level) @ self.axes.T
 
-    def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor) -> Tensor:
+    def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor, nearer: float = 0.0) -> Tensor:
         """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as share [n, 1] says.
 
         A share of 0 keeps the direction of the noisy vectors. Between noise levels the weights are interpolated.
+        `nearer` adds so much more of the estimate, along all axes.
         """
         levels = torch.tensor(RANKING_LEVELS, device=level.device)
         seen = level[:, 0].clamp(RANKING_LEVELS[0], RANKING_LEVELS[-1])
         above = torch.searchsorted(levels, seen).clamp_min(1)
         part = ((seen - levels[above - 1]) / (levels[above] - levels[above - 1]))[:, None]
         of_noisy, of_estimate = torch.lerp(self.ranking[above - 1], self.ranking[above], part[:, None]).unbind(1)
-        unit, turned = functional.normalize(noisy), functional.normalize(estimate) @ self.axes
-        change = share * ((of_noisy - 1) * (unit @ self.axes) + of_estimate * turned)
-        return functional.normalize(unit + change @ self.axes.T)
+        unit, direction = functional.normalize(noisy), functional.normalize(estimate)
+        change = share * ((of_noisy - 1) * (unit @ self.axes) + of_estimate * (direction @ self.axes))
+        blended = functional.normalize(unit + change @ self.axes.T)
+        return functional.normalize(blended + nearer * share * direction) if nearer else blended

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from denoiser import checkpoint
 from denoiser.data import without_near_duplicates
-from denoiser.denoise import Denoiser
+from denoiser.denoise import Denoiser, trusting
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.errors import DenoiserError, InvalidInputError
 from denoiser.jobs.judge import Verdict, judge
@@ -84,6 +84,7 @@ class _Run:
         self.store.enter(self.job.id, "training", self.steps)
         network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
         self.store.enter(self.job.id, "evaluating", 1)
+        manifest = trusting(manifest)
         verdict = judge(Denoiser.from_checkpoint(network, manifest), active, held_out)
         self.store.advance(self.job.id, 1)
         described = {

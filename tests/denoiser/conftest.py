@@ -11,7 +11,7 @@ from denoiser.checkpoint import load
 from denoiser.denoise import Denoiser
 from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.settings import BUNDLED_CHECKPOINT
-from tests.servers import free_port, running
+from tests.servers import Server, free_port, running
 
 settings.register_profile("denoiser", deadline=None, max_examples=50)
 settings.load_profile("denoiser")
@@ -20,19 +20,33 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of the real service, which runs in a process of its own."""
-    folder = tmp_path_factory.mktemp("denoiser")
-    port, log = free_port(), folder / "log"
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the service that the tests share."""
+    return tmp_path_factory.mktemp("denoiser") / "data"
+
+
+@pytest.fixture(scope="session")
+def server(data: Path) -> Iterator[Server]:
+    """The real service in a process of its own, without a key. Who switches its model switches back."""
+    port = free_port()
     env = {
-        "DENOISER_DATA": str(folder / "data"),
+        "DENOISER_DATA": str(data),
+        "TRAIN_STEPS": "100",
         "QUEUE_SIZE": "64",
         "MAX_BODY_BYTES": "2000000",
+        "MAX_UPLOAD_BYTES": "6000000",
         "MAX_ROWS": "200",
         "MAX_TEXTS": "512",
     }
     command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
-    with running(command, log, port, env) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with running(command, data.parent / "log", port, env) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of the shared service."""
+    with httpx.Client(base_url=server.url, timeout=240) as client:
         yield client
 
 

@@ -32,7 +32,7 @@ LIMIT = 200
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     port = free_port()
-    env = {"DENOISER_DATA": str(folder / "data"), "TRAIN_STEPS": "60", "OMP_NUM_THREADS": "1"}
+    env = {"DENOISER_DATA": str(folder / "data"), "TRAIN_STEPS": "20", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "denoiser", "serve", "--port", str(port)]
     with running(command, folder / "log", port, env) as server:
         yield server

@@ -1,0 +1,103 @@
+"""How a network errs on one store, learnt from the store's noisy vectors alone.
+
+With clean vectors x, noisy ones y = x + noise of level s and estimates f: E[(x - f) y'] = E[(y - f) y'] - s^2 I. So the
+part of the error that is linear in y can be seen without any x. Every sum is over rows, so a store may be larger than
+memory. What few rows say is shrunk: noise in the sums is as if it were s^2 d / n added to every variance, times a
+factor chosen on development text.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoiser.network import Network
+
+FEWEST = 200
+_CAUTION = 28.0
+_SAME_LEVEL = 0.2
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Corrections of estimates [n, width] for one store of `rows` noisy vectors, at its noise level.
+
+    `mean` [width] is of the noisy vectors; `matrix` [width, width] turns what a noisy vector has beyond it into the
+    error of its estimate, and `trust` is the share of that with the smallest squared error; `shift` [width] is the mean
+    error.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    shift: Tensor
+    trust: float
+    level: float
+    rows: int
+
+    def for_search(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """What to add to estimates, to find neighbours: [n, width] for noise levels [n, 1]."""
+        return self._same_level(level) * ((noisy - self.mean) @ self.matrix)
+
+    def for_reconstruction(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """What to add to estimates for the smallest squared error: [n, width] for noise levels [n, 1]."""
+        return self.trust * self.for_search(noisy, level) + self._same_level(level) * self.shift
+
+    def _same_level(self, level: Tensor) -> Tensor:
+        return ((level - self.level).abs() <= _SAME_LEVEL * self.level).to(level.dtype)
+
+
+class _Sums:
+    """Moments of noisy vectors and of what the network takes away from them."""
+
+    def __init__(self, width: int) -> None:
+        self.rows, self.square_of_level = 0, 0.0
+        self.noisy, self.taken = (torch.zeros(width, dtype=torch.float64) for _ in range(2))
+        self.square, self.product = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
+        self.square_of_taken = 0.0
+
+    def add(self, noisy: Tensor, estimate: Tensor, level: Tensor) -> None:
+        noisy, taken = noisy.double().cpu(), (noisy - estimate).double().cpu()
+        self.rows += len(noisy)
+        self.square_of_level += float((level.double() ** 2).sum())
+        self.noisy += noisy.sum(0)
+        self.taken += taken.sum(0)
+        self.square += noisy.T @ noisy
+        self.product += noisy.T @ taken
+        self.square_of_taken += float((taken**2).sum())
+
+    def adaptation(self) -> Adaptation:
+        noisy, taken, level2 = self.noisy / self.rows, self.taken / self.rows, self.square_of_level / self.rows
+        identity = torch.eye(len(noisy), dtype=torch.float64)
+        covariance = self.square / self.rows - torch.outer(noisy, noisy)
+        error = self.product / self.rows - torch.outer(noisy, taken) - level2 * identity
+        caution = _CAUTION * level2 * len(noisy) / self.rows
+        inverse = torch.linalg.inv(covariance + caution * identity)
+        matrix = inverse @ error
+        spread = (self.square_of_taken / self.rows - float(taken @ taken)) / self.rows
+        by_chance = spread * float(torch.trace(covariance @ inverse))
+        found, change = float((error * matrix).sum()), float((matrix * (covariance @ matrix)).sum())
+        trust = min(1.0, max(0.0, (found - by_chance) / max(change, 1e-12)))
+        certain = max(0.0, 1 - spread / max(float(taken @ taken), 1e-12))
+        return Adaptation(
+            mean=noisy.float(),
+            matrix=matrix.float(),
+            shift=(certain * taken).float(),
+            trust=trust,
+            level=level2**0.5,
+            rows=self.rows,
+        )
+
+
+def learn(network: Network, chunks: Iterable[tuple[Tensor, Tensor]]) -> Adaptation | None:
+    """From chunks of a store's noisy vectors [n, width] and their noise levels [n, 1]; None from fewer than 200.
+
+    Vectors without noise are left aside: they say nothing about errors.
+    """
+    sums = _Sums(network.shape["width"])
+    with torch.inference_mode():
+        for noisy, level in chunks:
+            some = level[:, 0] > 0
+            if some.any():
+                sums.add(noisy[some], network(noisy[some], level[some]), level[some])
+        return sums.adaptation() if sums.rows >= FEWEST else None

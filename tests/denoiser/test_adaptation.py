@@ -1,0 +1,146 @@
+"""Adapting to a store of noisy vectors: what it must gain, and what it must leave as it is."""
+
+import sys
+from pathlib import Path
+from subprocess import run as run_command
+
+import numpy as np
+import pytest
+
+from denoiser.adaptation import FEWEST
+from denoiser.batch import Options, denoise_file
+from denoiser.denoise import Denoiser
+from denoiser.encoder import Embeddings
+from denoiser.evaluation import SITUATIONS, overlaps
+from denoiser.files import CHUNK
+from denoiser.noise import add_noise
+
+LEVEL = 0.1
+
+
+class CutOffError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def store(clean: Embeddings) -> Embeddings:
+    """Unit vectors between those of everyday sentences: a large store about few things."""
+    rng = np.random.default_rng(2)
+    first, second = clean[rng.integers(len(clean), size=(2, 3000))]
+    between = first + rng.uniform(0, 1, (3000, 1)).astype(np.float32) * second
+    unit: Embeddings = between / np.linalg.norm(between, axis=1, keepdims=True)
+    return unit
+
+
+@pytest.fixture(scope="module")
+def noisy(store: Embeddings) -> Embeddings:
+    return add_noise(store, LEVEL, 1)
+
+
+@pytest.fixture(scope="module")
+def adapted(denoiser: Denoiser, noisy: Embeddings) -> Denoiser:
+    return denoiser.adapted(noisy)
+
+
+def test_more_neighbours_are_found_where_everything_is_noisy(
+    denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings
+) -> None:
+    before, plain, after = (overlaps(store, v) for v in (noisy, denoiser.denoise(noisy), adapted.denoise(noisy)))
+    assert after["both"].mean() > plain["both"].mean() > before["both"].mean()
+
+
+def test_the_squared_error_falls(denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings) -> None:
+    plain, own = (((d.denoise(noisy, mode="reconstruct") - store) ** 2).mean() for d in (denoiser, adapted))
+    assert own < 0.9 * plain
+
+
+def test_it_learns_from_the_noisy_vectors_how_noisy_they_are(adapted: Denoiser, noisy: Embeddings) -> None:
+    assert adapted.adaptation is not None
+    assert adapted.adaptation.rows == len(noisy)
+    assert adapted.adaptation.level == pytest.approx(LEVEL, rel=0.02)
+    assert 0 < adapted.adaptation.trust <= 1
+
+
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+def test_vectors_without_noise_come_back(adapted: Denoiser, store: Embeddings, mode: str) -> None:
+    same = adapted.denoise(store, mode="reconstruct" if mode == "reconstruct" else "neighbours")
+    np.testing.assert_array_equal(same, store)
+
+
+def test_vectors_of_another_noise_level_get_no_correction(
+    denoiser: Denoiser, adapted: Denoiser, store: Embeddings
+) -> None:
+    other = add_noise(store[:50], 2 * LEVEL, 3)
+    np.testing.assert_array_equal(
+        adapted.denoise(other, mode="reconstruct"), denoiser.denoise(other, mode="reconstruct")
+    )
+
+
+@pytest.mark.parametrize("rows", [0, 1, FEWEST - 1])
+def test_too_few_noisy_vectors_change_nothing(denoiser: Denoiser, noisy: Embeddings, rows: int) -> None:
+    same = denoiser.adapted(noisy[:rows])
+    assert same.adaptation is None
+    np.testing.assert_array_equal(same.denoise(noisy[:20]), denoiser.denoise(noisy[:20]))
+
+
+def test_a_clean_store_is_left_alone(denoiser: Denoiser, store: Embeddings) -> None:
+    assert denoiser.adapted(store).adaptation is None
+
+
+def test_text_like_the_training_text_is_not_harmed(denoiser: Denoiser, clean: Embeddings) -> None:
+    noisy = np.concatenate([add_noise(clean, LEVEL, seed) for seed in range(3)])
+    own = denoiser.adapted(noisy)
+    before, after = overlaps(clean, noisy[: len(clean)]), overlaps(clean, own.denoise(noisy[: len(clean)]))
+    for situation in SITUATIONS:
+        gain = after[situation] - before[situation]
+        assert gain.mean() >= -gain.std() / np.sqrt(len(gain)), situation
+
+
+def test_a_file_is_adapted_to_in_a_first_pass(tmp_path: Path, adapted: Denoiser, noisy: Embeddings) -> None:
+    np.save(tmp_path / "in.npy", noisy)
+    files = [str(tmp_path / name) for name in ("in.npy", "out.npy")]
+    command = [sys.executable, "-m", "denoiser", "denoise", *files, "--adapt"]
+    done = run_command(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert f"adapting: {len(noisy)} of {len(noisy)} vectors" in done.stderr
+    assert f"adapted to {len(noisy)} vectors of noise level 0.1" in done.stderr
+    cosines = (np.load(tmp_path / "out.npy") * adapted.denoise(noisy)).sum(1)
+    assert cosines.min() > 0.999  # products in bfloat16 where the processor has it; levels of each 2,048 rows
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_same_adaptation(
+    tmp_path: Path, denoiser: Denoiser, noisy: Embeddings
+) -> None:
+    source, target, whole = (tmp_path / name for name in ("in.npy", "out.npy", "whole.npy"))
+    np.save(source, noisy)
+    options = Options("model", adapt=True)
+    found = denoise_file(source, whole, denoiser, options, lambda *_: lambda _: None)
+    assert found.adaptation is not None
+
+    def cut(what: str, done: int) -> None:
+        if what == "denoising" and done:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        denoise_file(source, target, denoiser, options, lambda what, _: lambda done: cut(what, done))
+    seen: list[tuple[str, int]] = []
+    denoise_file(source, target, denoiser, options, lambda what, _: lambda done: seen.append((what, done)))
+    assert next(done for what, done in seen if what == "denoising") == CHUNK
+    assert target.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_an_adapted_file_is_another_than_a_plain_one(tmp_path: Path, denoiser: Denoiser, noisy: Embeddings) -> None:
+    np.save(tmp_path / "in.npy", noisy[: 2 * FEWEST])
+    for adapt in (False, True):
+        denoise_file(
+            tmp_path / "in.npy",
+            tmp_path / "out.npy",
+            denoiser,
+            Options("model", adapt=adapt),
+            lambda *_: lambda _: None,
+        )
+        out = np.load(tmp_path / "out.npy")
+        assert np.isfinite(out).all()
+        (tmp_path / f"{adapt}.npy").write_bytes((tmp_path / "out.npy").read_bytes())
+    assert (tmp_path / "False.npy").read_bytes() != (tmp_path / "True.npy").read_bytes()
