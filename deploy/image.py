@@ -35,7 +35,7 @@ def source_checksum(image: Image) -> str:
     ignore = root / ".dockerignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    digest = hashlib.sha256(repr(sorted(image.build_args.items())).encode())
+    digest = hashlib.sha256(repr(sorted(image.arguments.items())).encode())
     for name in sorted(exclude_paths(str(root), patterns)):
         path = root / name
         if path.is_file():
@@ -50,7 +50,7 @@ def build(names: Names, aws: Aws) -> str:
     options = ["--tag", address(names)]
     if image.build_network != "default":
         options += ["--network", image.build_network]
-    for key, value in image.build_args.items():
+    for key, value in image.arguments.items():
         options += ["--build-arg", f"{key}={value}"]
     for key, path in image.build_secrets.items():
         options += ["--secret", f"id={key},src={path.expanduser()}"]

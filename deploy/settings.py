@@ -53,10 +53,17 @@ class Image(_Section):
     """Empty means a checksum of everything that goes into the image, so that a changed source is a new image."""
     context: Path = ROOT
     """Folder with the Dockerfile."""
+    requirements: Literal["vllm", "services"] = "vllm"
+    """What the image holds: vLLM too, or only what runs on any machine, 4 GB less."""
     build_args: dict[str, str] = {}
     build_secrets: dict[str, Path] = {}
     build_network: Literal["default", "host"] = "default"
     """`host` where a mirror or proxy listens on this machine itself."""
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """All arguments of the build."""
+        return {"REQUIREMENTS": self.requirements} | self.build_args
 
 
 class Autoscaling(_Section):

@@ -147,6 +147,7 @@ def real(account: Account, arguments: dict[str, str], models: Path) -> Account:
     secret = {"ca": str(CA)} if CA.is_file() else {}
     account.settings |= {
         "image.context": str(REPOSITORY),
+        "image.requirements": "services",
         "image.build_args": json.dumps(arguments),
         "image.build_secrets": json.dumps(secret),
         "image.build_network": "host",
