@@ -1,11 +1,17 @@
 """What holds for all tests: how long a generated example takes says something about the machine, not about the code;
-and tests that share a server run in one worker, so that it starts once."""
+tests that share a server run in one worker, so that it starts once.
+
+PyTorch's threads sleep while they wait for each other, as in the services; it reads that when it is first imported.
+"""
+
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+<<<<<<< HEAD
 
 SHARED = ("chat", "client")
 """Fixtures of whole folders."""
@@ -26,3 +32,6 @@ def _group(item: pytest.Item) -> str:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     adapters = [value for value in parameters if isinstance(value, str) and value in ADAPTERS]
     return "-".join([item.path.parent.name, place, *adapters])
+=======
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+>>>>>>> issue-5

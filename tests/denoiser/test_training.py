@@ -81,7 +81,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
     fitted = [deepcopy(small), deepcopy(small)]
     levels: list[None] = []
     for network in fitted:
-        fit_ranking(network, [clean], 1, lambda: levels.append(None), steps=10)
+        fit_ranking(network, [clean], 1, lambda: levels.append(None), steps=6)
     assert len(levels) == 2 * len(RANKING_LEVELS)
     assert torch.equal(fitted[0].ranking, fitted[1].ranking)
     assert not torch.equal(fitted[0].ranking, small.ranking)
@@ -186,14 +186,14 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
 def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept(
     tmp_path: Path, encoder: MiniLM
 ) -> None:
-    sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(300)]
+    sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(220)]
     corpus = Corpus(sentences, {"same": sentences[-20:]}, [], {"near": sentences[-10:]})
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
-    assert len(data.training) == 270
+    assert len(data.training) == 198
     assert set(data.evaluation) == {"in-domain", "same"}
     assert len(data.evaluation["same"]) == len(data.development["near"]) == 0
-    assert sum(done) == count_texts(corpus) == 330
+    assert sum(done) == count_texts(corpus) == 250
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
 
