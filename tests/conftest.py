@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-<<<<<<< HEAD
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-SHARED = ("chat", "client")
+SHARED = ("chat", "server")
 """Fixtures of whole folders."""
 
 ADAPTERS = ("serve", "djl", "vllm")
@@ -32,6 +32,3 @@ def _group(item: pytest.Item) -> str:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     adapters = [value for value in parameters if isinstance(value, str) and value in ADAPTERS]
     return "-".join([item.path.parent.name, place, *adapters])
-=======
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
->>>>>>> issue-5
