@@ -67,7 +67,6 @@ ENV PATH=/opt/venv/bin:${PATH} \
     CHAT_CACHE_DIR=/models \
     HF_HOME=/models/huggingface \
     DENOISER_DATA=/data \
-    VLLM_CACHE_ROOT=/compiled \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
