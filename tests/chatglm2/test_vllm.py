@@ -5,10 +5,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from chatglm2.settings import Settings
+from chatglm2.startup import find_model
 from tests import servers
 from tests.chatglm2.conftest import require_djl, start, vllm_python
 
@@ -41,6 +46,26 @@ def test_a_killed_engine_is_started_again_and_ping_tells_the_truth(vllm: servers
     wait_until(lambda: not vllm.healthy())
     vllm.wait_healthy()
     assert vllm.post("/invocations", ASK).json() == before
+
+
+def test_output_that_is_not_finite_is_an_error_and_others_go_on(tmp_path: Path) -> None:
+    """A model with random weights that knows one word only as not a number."""
+    tokenizer = AutoTokenizer.from_pretrained(find_model(Settings()), local_files_only=True)
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=False, **shape))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.encode(" poison")[0]] = float("nan")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    greedy = {"max_new_tokens": 4, "do_sample": False}
+    with start("vllm", tmp_path / "log", {"HF_MODEL_ID": str(tmp_path)}) as server:
+        before = server.post("/invocations", {"inputs": "Is it water?", "parameters": greedy})
+        spoiled = server.post("/invocations", {"inputs": "Is it poison?", "parameters": greedy})
+        after = server.post("/invocations", {"inputs": "Is it water?", "parameters": greedy})
+    assert spoiled.status_code == 500
+    assert "not finite" in spoiled.json()["error"]
+    assert before.status_code == after.status_code == 200
+    assert before.json() == after.json()
 
 
 def test_sigterm_ends_all_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
