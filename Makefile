@@ -56,7 +56,7 @@ serve-djl: install ## the same, with chat behind DJL Serving (Java 17)
 	@exec $(BIN)/python -m launch --djl $(PORTS)
 
 test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Serving
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for CPUs, for tests and measurements (Linux, x86)
 

@@ -4,7 +4,6 @@
 that a request takes milliseconds; everything else is what serves.
 """
 
-import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -12,23 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from chatglm2.app import create_app
-from chatglm2.detokenizer import TokenTexts
-from chatglm2.engines.transformers import TransformersEngine
-from chatglm2.metrics import Metrics
-from chatglm2.prompt import Prompter
-from chatglm2.service import ChatService
-from chatglm2.settings import Settings
-from chatglm2.startup import find_model
+from tests.chatglm2.tiny import TinyService
 
 MANY = settings(max_examples=int(os.environ.get("FUZZ", "100")))
 STATUSES = {200, 400, 404, 413, 429}
-HANG_SECONDS = 120
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -79,39 +68,9 @@ OPENAI = some_of(
 )
 
 
-class Asked:
-    """The service in this process, asked through its ASGI application."""
-
-    def __init__(self) -> None:
-        chosen = Settings(max_new_tokens=4, max_body_bytes=100_000)
-        tokenizer = AutoTokenizer.from_pretrained(find_model(chosen), local_files_only=True)
-        self.runner = asyncio.Runner()
-        engine = self.runner.run(self._engine(len(tokenizer)))
-        self.service = ChatService(
-            engine, Prompter(tokenizer), TokenTexts(tokenizer), chosen, Metrics(engine.cache_use)
-        )
-        transport = httpx.ASGITransport(create_app(self.service, chosen), raise_app_exceptions=True)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://chat")
-
-    async def _engine(self, vocabulary: int) -> TransformersEngine:
-        torch.manual_seed(0)
-        shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=512, **shape)).eval()
-        return TransformersEngine(model, cache_tokens=2048, batch_tokens=256, max_running=8)
-
-    def post(self, body: bytes) -> httpx.Response:
-        """The reply to a body. Fails when none comes."""
-        ask = self.client.post("/invocations", content=body)
-        return self.runner.run(asyncio.wait_for(ask, HANG_SECONDS))
-
-    def close(self) -> None:
-        self.runner.run(self.service.close())
-        self.runner.close()
-
-
 @pytest.fixture(scope="module")
-def asked() -> Iterator[Asked]:
-    service = Asked()
+def asked() -> Iterator[TinyService]:
+    service = TinyService(max_new_tokens=4, max_body_bytes=100_000)
     yield service
     service.close()
 
@@ -129,17 +88,17 @@ def check(reply: httpx.Response) -> None:
 
 @MANY
 @given(body=st.binary(max_size=200) | anything.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes(asked: Asked, body: bytes) -> None:
+def test_any_bytes(asked: TinyService, body: bytes) -> None:
     check(asked.post(body))
 
 
 @MANY
 @given(body=SEED)
-def test_near_the_seed_contract(asked: Asked, body: dict[str, Any]) -> None:
+def test_near_the_seed_contract(asked: TinyService, body: dict[str, Any]) -> None:
     check(asked.post(json.dumps(body).encode()))
 
 
 @MANY
 @given(body=OPENAI)
-def test_near_the_openai_contract(asked: Asked, body: dict[str, Any]) -> None:
+def test_near_the_openai_contract(asked: TinyService, body: dict[str, Any]) -> None:
     check(asked.post(json.dumps(body).encode()))
