@@ -144,7 +144,7 @@ async def _kill(url: str, pid: int, tally: Tally, times: list[float]) -> None:
         worker = next(process for process in _processes(pid) if _holds_the_model(process))
         killed = time.monotonic()
         worker.send_signal(signal.SIGKILL)
-        await asyncio.sleep(1)  # until it is noticed
+        await _healthy(url, False)
         await _healthy(url)
         tally.kills.append((killed, time.monotonic()))
 
@@ -155,13 +155,16 @@ async def _watch(pid: int, tally: Tally, end: float) -> None:
         tally.memory.append(sum(process.memory_info().rss for process in _processes(pid)) / 2**20)
 
 
-async def _healthy(url: str) -> None:
+async def _healthy(url: str, wanted: bool = True) -> None:
+    """Return when `/ping` says so, or says the opposite."""
     async with httpx.AsyncClient(timeout=5) as client:
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if (await client.get(f"{url}/ping")).is_success:
-                    return
-            await asyncio.sleep(0.2)
+        healthy = not wanted
+        while healthy != wanted:
+            await asyncio.sleep(0.1)
+            try:
+                healthy = (await client.get(f"{url}/ping")).is_success
+            except httpx.HTTPError:
+                healthy = False
 
 
 def _processes(pid: int) -> list[psutil.Process]:
