@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_CACHE_TOKENS = 32768
+DEFAULT_BATCH_TOKENS = 1024
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -65,7 +66,8 @@ class Settings(BaseSettings):
     """Tokens that the key-value cache holds, all requests together; also bounds prompt and answer of one. None is what
     fits into `gpu_memory` with vLLM on a GPU, else `DEFAULT_CACHE_TOKENS`."""
     batch_tokens: int | None = Field(None, ge=16)
-    """Tokens that one forward pass takes, prompts and answers together; None is the engine's own choice."""
+    """Tokens that one forward pass takes, prompts and answers together; None is vLLM's own choice,
+    else `DEFAULT_BATCH_TOKENS`."""
     gpu_memory: float = Field(0.9, gt=0, le=1)
     """Share of each GPU's memory that vLLM takes for weights and cache."""
     tensor_parallel: int = Field(1, ge=1)

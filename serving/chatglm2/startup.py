@@ -13,7 +13,7 @@ from chatglm2.engines.base import Engine
 from chatglm2.errors import SetupError
 from chatglm2.metrics import Metrics
 from chatglm2.service import ChatService
-from chatglm2.settings import DEFAULT_CACHE_TOKENS, Settings
+from chatglm2.settings import DEFAULT_BATCH_TOKENS, DEFAULT_CACHE_TOKENS, Settings
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ def _load_transformers(settings: Settings, path: Path, dtype: str, device: Devic
         getattr(torch, dtype),
         device,
         cache_tokens=settings.cache_tokens or DEFAULT_CACHE_TOKENS,
-        batch_tokens=settings.batch_tokens or 1024,
+        batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
         max_running=settings.max_running,
     )
 

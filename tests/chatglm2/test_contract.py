@@ -111,14 +111,17 @@ def answers_alone_and_together(chat: Server, *kinds: dict[str, Any]) -> tuple[li
         return alone, list(pool.map(lambda job: ask(chat, job[0], **job[1]), jobs))
 
 
+KINDS: list[dict[str, Any]] = [{}, {"do_sample": True, "seed": 3}, {"repetition_penalty": 1.3}]
+
+
 def test_requests_at_once_get_the_answers_they_get_alone(chat: Server) -> None:
-    alone, together = answers_alone_and_together(chat, {}, {"do_sample": True, "seed": 3}, {"repetition_penalty": 1.3})
+    alone, together = answers_alone_and_together(chat, *KINDS)
     assert together == alone
 
 
 @pytest.mark.usefixtures("beams")
 def test_beams_beside_other_requests_change_nothing(chat: Server) -> None:
-    alone, together = answers_alone_and_together(chat, {"num_beams": 2, "max_new_tokens": 6}, {})
+    alone, together = answers_alone_and_together(chat, *KINDS, {"num_beams": 2, "max_new_tokens": 6})
     assert together == alone
 
 
