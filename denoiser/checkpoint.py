@@ -63,6 +63,11 @@ def save(folder: Path, network: "Network", manifest: dict[str, Any]) -> dict[str
     return manifest
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether this is what `save` leaves behind when its process is killed."""
+    return path.name.startswith(".")
+
+
 def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     """The network of a checkpoint, in fp32 and ready to use, and its manifest. Raises CheckpointError."""
     from safetensors import SafetensorError  # noqa: PLC0415

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from denoiser import checkpoint
 from denoiser.checkpoint import read_manifest
 from denoiser.errors import CheckpointError, UnknownError
 from denoiser.jobs.store import Store
@@ -43,6 +44,10 @@ class Models:
     def folder(self, model: str) -> Path:
         """Where a job's model is, or will be."""
         return self._folder / model
+
+    def unfinished(self) -> list[Path]:
+        """What is left of checkpoints whose writing was cut short."""
+        return [path for path in self._folder.iterdir() if checkpoint.is_unfinished(path)]
 
     def find(self, model: str) -> Path:
         """The checkpoint of a model. Raises UnknownError."""

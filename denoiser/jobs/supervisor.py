@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import structlog
 
@@ -22,16 +21,16 @@ def _signal_name(code: int) -> str:
 
 
 class Supervisor:
-    """The one who starts and stops workers."""
+    """The one who starts and stops workers, and has what they left cleaned away when no job is unfinished."""
 
     def __init__(
         self,
         store: Store,
-        cache: Path,
         command: Callable[[str], list[str]],
+        clean: Callable[[], None],
         promoted: Callable[[str], Awaitable[None]],
     ) -> None:
-        self._store, self._cache, self._command, self._promoted = store, cache, command, promoted
+        self._store, self._command, self._clean, self._promoted = store, command, clean, promoted
         self._wake = asyncio.Event()
         self._job: str | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -78,8 +77,3 @@ class Supervisor:
             await asyncio.to_thread(self._store.died, job.id, _signal_name(code))
         elif ended.promoted:
             await self._promoted(job.id)
-
-    def _clean(self) -> None:
-        """No job is unfinished: nothing in the cache is needed."""
-        for path in self._cache.iterdir():
-            path.unlink()

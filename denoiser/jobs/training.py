@@ -2,6 +2,7 @@
 
 import fcntl
 import ipaddress
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -50,7 +51,7 @@ class Training:
             except DenoiserError as error:
                 _log.error("the new model cannot be loaded", model=model, reason=str(error))
 
-        return Supervisor(self.store, self._cache, self._command, promoted)
+        return Supervisor(self.store, self._command, self._clean, promoted)
 
     def close(self) -> None:
         """Leave the data folder to another server."""
@@ -68,6 +69,13 @@ class Training:
             _log.error("the active model cannot be loaded; serving the default one", model=active, reason=str(error))
             self.store.activate(DEFAULT, self.models.base)
             return open_model(self.models.find(DEFAULT))
+
+    def _clean(self) -> None:
+        """Without an unfinished job nothing in the cache is needed, and a half-written model is a killed worker's."""
+        for path in self._cache.iterdir():
+            path.unlink()
+        for folder in self.models.unfinished():
+            shutil.rmtree(folder)
 
     def _command(self, job: str) -> list[str]:
         order = self._order.model_copy(update={"job": job})

@@ -17,7 +17,6 @@ FINISH = "import sys; from pathlib import Path; from denoiser.jobs.store import 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    (tmp_path / "cache").mkdir()
     return Store(tmp_path)
 
 
@@ -27,9 +26,8 @@ async def supervised(store: Store, program: str, switched: list[str]) -> AsyncIt
         switched.append(model)
 
     folder = store.path.parent
-    supervisor = Supervisor(
-        store, folder / "cache", lambda job: [sys.executable, "-c", program, str(folder), job], promoted
-    )
+    command = [sys.executable, "-c", program, str(folder)]
+    supervisor = Supervisor(store, lambda job: [*command, job], lambda: None, promoted)
     task = asyncio.create_task(supervisor.run())
     yield supervisor
     task.cancel()
