@@ -1,5 +1,8 @@
 """Command line of the measurements."""
 
+import signal
+import sys
+
 import typer
 
 from bench.chat import chat, compare
@@ -13,6 +16,7 @@ cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 @cli.callback()
 def commands() -> None:
     """Measurements, each one command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is stopped, too
 
 
 cli.command("chat")(chat)

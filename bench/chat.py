@@ -14,8 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, started
-from bench.load import Level
+from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Setup, started
 from bench.prompts import SETS
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
@@ -40,7 +39,10 @@ def chat(
     save: Save = None,
 ) -> None:
     """Measure one server: tokens per second, time to the first token, time per token, at each number of requests."""
-    figures = _measure({url: HttpServer(url, model)}, prompts, _levels(concurrent), new_tokens, rounds)
+    try:
+        figures = _measure({url: HttpServer(url, model)}, prompts, _levels(concurrent), new_tokens, rounds)
+    except ContenderFailed as error:
+        raise _refused(error) from None
     _show(figures, f"prompts: {prompts}, {new_tokens} new tokens")
     rows = figures[url]
     for row in rows[1:]:
@@ -58,6 +60,7 @@ def compare(
     ] = None,
     only: Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
+    eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: starts minutes sooner.")] = False,
     prompts: Set = "short",
     concurrent: Concurrent = "1,16,32",
     new_tokens: NewTokens = 48,
@@ -68,17 +71,21 @@ def compare(
     wanted = [part.strip() for part in only.split(",")]
     names = [name for name in RECIPES if any(part in name for part in wanted)]
     names = [name for name in names if vllm_python or not RECIPES[name].vllm]
-    logs = Path(tempfile.mkdtemp(prefix="bench-"))
-    _console.print(f"starting {len(names)} contenders; their messages are in {logs}")
+    setup = Setup(model, dtype, eager, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
+    _console.print(f"starting {len(names)} contenders; their messages are in {setup.logs}")
     try:
         with contextlib.ExitStack() as stack:
-            contenders = {name: stack.enter_context(started(name, model, dtype, vllm_python, logs)) for name in names}
+            contenders = {name: stack.enter_context(started(name, setup)) for name in names}
             figures = _measure(contenders, prompts, _levels(concurrent), new_tokens, rounds)
     except ContenderFailed as error:
-        print(f"bench: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise _refused(error) from None
     _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
     _save(figures, save, prompts, new_tokens)
+
+
+def _refused(error: ContenderFailed) -> typer.Exit:
+    print(f"bench: {error}", file=sys.stderr)
+    return typer.Exit(1)
 
 
 def _levels(text: str) -> list[int]:
@@ -103,32 +110,46 @@ def _measure(
 
     for contender in contenders.values():
         contender.measure(some(4), 4, 4)
-    found: dict[str, list[list[Level]]] = {name: [[] for _ in levels] for name in contenders}
-    for _ in range(rounds):
+    found: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in levels] for name in contenders}
+    for turn in range(rounds):
         for place, level in enumerate(levels):
             batch = some(max(8, level))
-            for name, contender in contenders.items():
-                found[name][place].append(contender.measure(batch, level, new_tokens))
-    return {name: [_median(runs) for runs in by_level] for name, by_level in found.items()}
+            for name in _rotated(list(contenders), turn):
+                figures = contenders[name].measure(batch, level, new_tokens).figures()
+                found[name][place].append(figures)
+                speed = f"{figures['tokens_per_second']:.1f} tokens/s"
+                print(f"round {turn + 1}, {level} at once, {name}: {speed}", flush=True)
+    bases = next(iter(found.values()))
+    return {
+        name: [_medians(runs, base) for runs, base in zip(by_level, bases, strict=True)]
+        for name, by_level in found.items()
+    }
 
 
-def _median(runs: list[Level]) -> dict[str, float]:
-    figures = [run.figures() for run in runs]
-    return {key: median(figure[key] for figure in figures) for key in figures[0]}
+def _rotated(names: list[str], turn: int) -> list[str]:
+    """Another one first in each round, so that none always follows the same one."""
+    first = turn % len(names)
+    return names[first:] + names[:first]
+
+
+def _medians(runs: list[dict[str, float]], base: list[dict[str, float]]) -> dict[str, float]:
+    """Medians over the rounds; `ratio` is that of the tokens per second to the first contender's in the same round."""
+    ratios = [run["tokens_per_second"] / other["tokens_per_second"] for run, other in zip(runs, base, strict=True)]
+    return {key: median(run[key] for run in runs) for key in runs[0]} | {"ratio": median(ratios)}
 
 
 def _show(figures: Figures, title: str) -> None:
     table = Table("at once", "tokens/s", "ratio", "first token p50", "p95", "per token", title=title)
     table.columns[0].no_wrap = True
     first, *_ = figures.values()
-    for place, base in enumerate(first):
+    for place in range(len(first)):
         table.add_section()
         for name, rows in figures.items():
             row = rows[place]
             table.add_row(
                 f"{row['concurrent']:.0f}  {name}",
                 f"{row['tokens_per_second']:.1f}",
-                f"{row['tokens_per_second'] / base['tokens_per_second']:.2f}",
+                f"{row['ratio']:.2f}",
                 f"{row['first_token_p50'] * 1000:.0f} ms",
                 f"{row['first_token_p95'] * 1000:.0f} ms",
                 f"{row['per_token_p50'] * 1000:.1f} ms",

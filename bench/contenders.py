@@ -21,14 +21,17 @@ from bench.load import Answer, Level, over_http
 from bench.ports import free_port
 
 START_SECONDS = 900
+CACHE_TOKENS = 32768
+"""The chat service's own default off a GPU, and so the peers'; left alone, some take most of the memory."""
 
 
 class ContenderFailed(Exception):  # noqa: N818 - said in one line
-    """A contender did not start, or ended; its log says why."""
+    """A contender did not start, did not answer, or ended."""
 
-    def __init__(self, log: Path) -> None:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        super().__init__(f"{log.stem}: {lines[-1] if lines else 'ended'} (all of it in {log})")
+
+def _last_words(log: Path) -> ContenderFailed:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return ContenderFailed(f"{log.stem}: {lines[-1] if lines else 'ended'} (all of it in {log})")
 
 
 class Contender(Protocol):
@@ -46,8 +49,11 @@ class HttpServer:
     model: str
 
     def measure(self, prompts: list[str], concurrent: int, new_tokens: int) -> Level:
-        """Over HTTP, streamed."""
-        return asyncio.run(over_http(self.url, self.model, prompts, concurrent, new_tokens))
+        """Over HTTP, streamed. Raises ContenderFailed."""
+        try:
+            return asyncio.run(over_http(self.url, self.model, prompts, concurrent, new_tokens))
+        except httpx.HTTPError as error:
+            raise ContenderFailed(f"{self.url} ({self.model}): {error or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class DirectProcess:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a contender is started: arguments of Python, in which `{port}`, `{model}` and `{dtype}` are filled in."""
+    """How a contender is started: arguments of Python, in which `{port}`, `{model}`, `{dtype}` and vLLM's `{eager}` are
+    filled in."""
 
     command: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -91,13 +98,13 @@ RECIPES = {
     "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),
     "vLLM's own server": Recipe(
         "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-        "--max-num-seqs 64 --block-size 32 --gpu-memory-utilization 0.3",
+        "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 {eager}",
         {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
         vllm=True,
     ),
     "transformers serve": Recipe(
         "-m transformers.cli.transformers serve {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-        "--continuous-batching",
+        f"--continuous-batching --cb-block-size 32 --cb-num-blocks {CACHE_TOKENS // 32} --cb-max-batch-tokens 1024",
         vllm=True,
     ),
     "one generate at a time": Recipe("-m bench.direct generate", direct=True),
@@ -105,15 +112,29 @@ RECIPES = {
 """By the name that tables give them."""
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What all contenders share: a native checkpoint's folder, its type, vLLM compiled or not, and where logs go."""
+
+    model: Path
+    dtype: str
+    eager: bool
+    vllm_python: Path | None
+    logs: Path
+
+
 @contextlib.contextmanager
-def started(name: str, model: Path, dtype: str, vllm_python: Path | None, logs: Path) -> Iterator[Contender]:
+def started(name: str, setup: Setup) -> Iterator[Contender]:
     """Start the contender `name` and stop it in the end. Raises ContenderFailed."""
     recipe, port = RECIPES[name], free_port()
-    python = str(vllm_python) if recipe.vllm and vllm_python else sys.executable
-    command = [python, *(part.format(port=port, model=model, dtype=dtype) for part in recipe.command.split())]
-    env = os.environ | {"HF_MODEL_ID": str(model), "CHAT_DTYPE": dtype, "OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
+    python = str(setup.vllm_python) if recipe.vllm and setup.vllm_python else sys.executable
+    eager = "--enforce-eager" if setup.eager else ""
+    filled = recipe.command.format(port=port, model=setup.model, dtype=setup.dtype, eager=eager)
+    command = [python, *filled.split()]
+    settings = {"HF_MODEL_ID": str(setup.model), "CHAT_DTYPE": setup.dtype, "CHAT_EAGER": str(setup.eager)}
+    env = os.environ | settings | {"OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
     pipe = subprocess.PIPE if recipe.direct else subprocess.DEVNULL
-    place = logs / f"{name}.log"
+    place = setup.logs / f"{name}.log"
     with place.open("wb") as log:
         process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe if recipe.direct else log, stderr=log, env=env, text=True
@@ -125,10 +146,21 @@ def started(name: str, model: Path, dtype: str, vllm_python: Path | None, logs: 
             else:
                 url = f"http://127.0.0.1:{port}"
                 _wait_healthy(process, url, place)
-                yield HttpServer(url, "chatglm2" if "chatglm2" in recipe.command else str(model))
+                yield HttpServer(url, "chatglm2" if "chatglm2" in recipe.command else str(setup.model))
         finally:
-            process.terminate()
-            process.wait(60)
+            _stop(process)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """A `bench.direct` ends with its input, after it has closed its engine."""
+    if process.stdin is not None:
+        process.stdin.close()
+    else:
+        process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:
@@ -137,7 +169,7 @@ def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:
     for line in process.stdout:
         if line.startswith(start):
             return line
-    raise ContenderFailed(log)
+    raise _last_words(log)
 
 
 def _wait_healthy(process: "subprocess.Popen[str]", url: str, log: Path) -> None:
@@ -148,4 +180,4 @@ def _wait_healthy(process: "subprocess.Popen[str]", url: str, log: Path) -> None
                 if httpx.get(url + route, timeout=5).is_success:
                     return
         time.sleep(0.5)
-    raise ContenderFailed(log)
+    raise _last_words(log)

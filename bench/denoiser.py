@@ -111,7 +111,7 @@ def embeddings(
     """Embed texts with sentence-transformers in one call, and over HTTP, in turns."""
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
-    from denoiser.encoder import find_model  # noqa: PLC0415
+    from denoiser.model.encoder import find_model  # noqa: PLC0415
 
     texts, direct = _texts(count), SentenceTransformer(str(find_model()), device="cpu", local_files_only=True)
     with _service() as url:
@@ -130,7 +130,7 @@ def _multiplications() -> int:
     """How many multiplications the bundled network needs for a vector."""
     from torch import nn  # noqa: PLC0415
 
-    from denoiser.checkpoint import load  # noqa: PLC0415
+    from denoiser.model.checkpoint import load  # noqa: PLC0415
     from denoiser.settings import BUNDLED_CHECKPOINT  # noqa: PLC0415
 
     network, _ = load(BUNDLED_CHECKPOINT)

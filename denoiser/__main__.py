@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from denoiser.errors import DenoiserError
-from denoiser.schemas import Mode
+from denoiser.model import Mode
 from denoiser.settings import read_settings
 
 app = typer.Typer(help="Repair noisy sentence embeddings.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -26,8 +26,8 @@ def train(
 ) -> None:
     """Train on text of Debian packages (kept in the folder DENOISER_CACHE), or on your own text files."""
     from denoiser.commands import train_checkpoint  # noqa: PLC0415
+    from denoiser.model.training import Recipe  # noqa: PLC0415
     from denoiser.progress import say  # noqa: PLC0415
-    from denoiser.training import Recipe  # noqa: PLC0415
 
     recipe = Recipe(steps=steps, seed=seed)
     manifest = train_checkpoint(output, text or [], read_settings().denoiser_cache, per_source, recipe)
@@ -88,7 +88,7 @@ def serve(
 ) -> None:
     """Serve over HTTP; settings come from the environment (MODEL_PATH, PORT, API_KEY, ...)."""
     settings = read_settings()
-    from denoiser.server import serve as run  # noqa: PLC0415
+    from denoiser.api.server import serve as run  # noqa: PLC0415
 
     run(settings if port is None else settings.model_copy(update={"port": port}), host, tunnel=tunnel)
 

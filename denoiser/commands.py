@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from denoiser import checkpoint, data, report
-from denoiser.adaptation import FEWEST as FEWEST_ADAPTED_TO
-from denoiser.adaptation import Adaptation
-from denoiser.batch import Options, denoise_file
-from denoiser.corpus import Corpus, from_files, from_packages
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.errors import CorpusError
-from denoiser.evaluation import (
+from denoiser.evaluation import report
+from denoiser.evaluation.measures import (
     LEVELS,
     Adapted,
     Measure,
@@ -29,13 +23,21 @@ from denoiser.evaluation import (
     measure_quantised,
     methods_of,
 )
-from denoiser.files import open_vectors
+from denoiser.files.batch import Options, denoise_file
+from denoiser.files.formats import open_vectors
 from denoiser.jobs.text import decode, find_sentences
-from denoiser.network import RANKING_LEVELS, Network
+from denoiser.model import checkpoint
+from denoiser.model.adaptation import FEWEST as FEWEST_ADAPTED_TO
+from denoiser.model.adaptation import Adaptation
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings, MiniLM, find_model
+from denoiser.model.network import RANKING_LEVELS, Network
+from denoiser.model.ranking import choose_shares, fit_ranking
+from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
-from denoiser.ranking import choose_shares, fit_ranking
-from denoiser.sources import IN_DOMAIN
-from denoiser.training import Recipe, train
+from denoiser.text.corpus import Corpus, from_files, from_packages
+from denoiser.text.embeddings import Data, count_texts, prepare
+from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
@@ -47,9 +49,9 @@ def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpu
     return from_files(texts, seed) if texts else from_packages(cache, per_source, seed, say)
 
 
-def _prepare(corpus: Corpus, cache: Path) -> data.Data:
-    with tracking("encoding", data.count_texts(corpus)) as advance:
-        return data.prepare(corpus, MiniLM(find_model()), cache, lambda done: advance(done, "sentences"))
+def _prepare(corpus: Corpus, cache: Path) -> Data:
+    with tracking("encoding", count_texts(corpus)) as advance:
+        return prepare(corpus, MiniLM(find_model()), cache, lambda done: advance(done, "sentences"))
 
 
 def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
@@ -182,7 +184,7 @@ def _report(
     text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described, adapted, quantised)
     report.write(text, as_json(measures), outputs.markdown, outputs.figures)
     if outputs.plot:
-        from denoiser.plots import draw_sweep  # noqa: PLC0415
+        from denoiser.evaluation.plots import draw_sweep  # noqa: PLC0415
 
         draw_sweep(measures, outputs.plot)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings
-from denoiser.evaluation import SITUATIONS, Method, methods_of, overlaps
-from denoiser.noise import add_noise
+from denoiser.evaluation.measures import SITUATIONS, Method, methods_of, overlaps
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.noise import add_noise
 
 LEVELS = (0.05, 0.1, 0.2)
 _SEED = 20_000

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from denoiser.api.schemas import JobReply, LossPoint, ModelReply, Progress, Refusal, UploadAccepted, UploadTrained
 from denoiser.errors import BusyError, ConflictError, InvalidInputError, NotReadyError, OffError
+from denoiser.jobs.models import Model
 from denoiser.jobs.store import ENDS, Job, Store, busy
 from denoiser.jobs.supervisor import Supervisor
 from denoiser.jobs.text import decode, find_sentences
 from denoiser.jobs.training import Training, is_local
 from denoiser.jobs.uploads import receive
-from denoiser.models import Model
-from denoiser.schemas import JobReply, LossPoint, ModelReply, Progress, Refusal, UploadAccepted, UploadTrained
 
 POLL_SECONDS = 0.3
 _FILE = {

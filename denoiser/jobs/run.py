@@ -14,19 +14,19 @@ import numpy as np
 import structlog
 from pydantic import BaseModel
 
-from denoiser import checkpoint
-from denoiser.data import without_near_duplicates
-from denoiser.denoise import Denoiser, trusting
-from denoiser.encoder import Embeddings, MiniLM, find_model
 from denoiser.errors import DenoiserError, InvalidInputError
 from denoiser.jobs.judge import Verdict, judge
+from denoiser.jobs.models import Models
 from denoiser.jobs.store import ENDS, Job, Store
 from denoiser.jobs.text import MOST, find_sentences
 from denoiser.logs import configure_logs
-from denoiser.models import Models
-from denoiser.network import Network
+from denoiser.model import checkpoint
+from denoiser.model.denoise import Denoiser, trusting
+from denoiser.model.encoder import Embeddings, MiniLM, find_model
+from denoiser.model.network import Network
+from denoiser.model.training import FEWEST, FINE_TUNING_RATE, Recipe, train
 from denoiser.settings import BUNDLED_CHECKPOINT
-from denoiser.training import FEWEST, FINE_TUNING_RATE, Recipe, train
+from denoiser.text.embeddings import without_near_duplicates
 
 _FEWEST_HELD_OUT = 20
 _log = structlog.get_logger()

@@ -11,12 +11,12 @@ from typing import TextIO
 
 import structlog
 
-from denoiser.denoise import Denoiser
 from denoiser.errors import DenoiserError, OffError
+from denoiser.jobs.models import DEFAULT, Models
 from denoiser.jobs.run import Order
 from denoiser.jobs.store import Store
 from denoiser.jobs.supervisor import Supervisor
-from denoiser.models import DEFAULT, Models
+from denoiser.model.denoise import Denoiser
 
 LAST_WORKER_SECONDS = 30  # a worker ends when its server does; this is far more than that takes
 _log = structlog.get_logger()

@@ -7,8 +7,8 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from denoiser.api.gate import limited
 from denoiser.errors import InvalidInputError, MediaTypeError, TooLargeError
-from denoiser.gate import limited
 
 UPLOAD_SECONDS = 600
 _ENVELOPE = 4096  # boundary and headers around the file

@@ -21,7 +21,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
-from denoiser.encoder import find_model
+from denoiser.model.encoder import find_model
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = "docker.io iptables debootstrap docker-registry"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from denoiser.checkpoint import load
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings, MiniLM, find_model
+from denoiser.model.checkpoint import load
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.settings import BUNDLED_CHECKPOINT
 from tests.servers import Server, free_port, running
 

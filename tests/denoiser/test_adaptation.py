@@ -7,13 +7,13 @@ from subprocess import run as run_command
 import numpy as np
 import pytest
 
-from denoiser.adaptation import FEWEST
-from denoiser.batch import Options, denoise_file
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings
-from denoiser.evaluation import SITUATIONS, overlaps
-from denoiser.files import CHUNK
-from denoiser.noise import add_noise
+from denoiser.evaluation.measures import SITUATIONS, overlaps
+from denoiser.files.batch import Options, denoise_file
+from denoiser.files.formats import CHUNK
+from denoiser.model.adaptation import FEWEST
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.noise import add_noise
 
 LEVEL = 0.1
 

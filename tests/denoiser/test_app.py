@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from denoiser.app import create_app
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings
+from denoiser.api.app import create_app
+from denoiser.api.service import Limits, Service
 from denoiser.errors import CheckpointError
-from denoiser.service import Limits, Service
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
 from denoiser.settings import Settings
 from tests.denoiser.servers import running
 

@@ -14,12 +14,12 @@ import pytest
 from pyarrow import parquet
 
 from denoiser import Denoiser
-from denoiser.batch import Options, denoise_file
-from denoiser.encoder import Embeddings
 from denoiser.errors import FileError
-from denoiser.files import CHUNK
-from denoiser.noise import add_noise
-from denoiser.training import Recipe
+from denoiser.files.batch import Options, denoise_file
+from denoiser.files.formats import CHUNK
+from denoiser.model.encoder import Embeddings
+from denoiser.model.noise import add_noise
+from denoiser.model.training import Recipe
 
 ROWS = CHUNK + 500
 

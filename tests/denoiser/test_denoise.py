@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from denoiser.denoise import Blend, Denoiser
-from denoiser.encoder import Embeddings
-from denoiser.evaluation import SITUATIONS, overlaps
-from denoiser.noise import add_noise, estimate_levels, keep_signs, round_to_int8
+from denoiser.evaluation.measures import SITUATIONS, overlaps
+from denoiser.model.denoise import Blend, Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 WIDTH = 384
 

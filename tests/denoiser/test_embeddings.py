@@ -8,7 +8,7 @@ import numpy as np
 import openai
 import pytest
 
-from denoiser.encoder import MiniLM
+from denoiser.model.encoder import MiniLM
 
 TEXTS = ["The parcel arrived two days late.", "Whisk the eggs with sugar.", "Where is the nearest pharmacy?"]
 

@@ -1,5 +1,6 @@
 """Uploading text, training on it, and switching models, as a client of the real service sees it."""
 
+import asyncio
 import json
 import sys
 import threading
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from denoiser.app import create_app
-from denoiser.denoise import Denoiser
-from denoiser.encoder import MiniLM
+from denoiser.api.app import create_app
+from denoiser.api.server import open_training
+from denoiser.api.service import Limits, Service
 from denoiser.errors import OffError
 from denoiser.jobs.store import Store
-from denoiser.server import open_training
-from denoiser.service import Limits, Service
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
 from tests.denoiser.servers import running as running_app
 from tests.denoiser.texts import sentences
@@ -181,6 +182,27 @@ def test_without_a_key_uploads_are_off_unless_bound_to_localhost(
         assert "set API_KEY" in str(training)
     else:
         training.close()
+
+
+async def test_what_killed_workers_left_is_cleared_away_when_nothing_is_unfinished(tmp_path: Path) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path), "127.0.0.1")
+    assert not isinstance(training, OffError)
+    whole, half = tmp_path / "models" / "20260101-120000-abcdef", tmp_path / "models" / ".20260101-120000-abcdef.new.7"
+    for folder in (whole, half):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "cache" / "some.npy").write_bytes(b"embeddings")
+
+    async def switch(model: str) -> None:
+        raise AssertionError(model)
+
+    work = asyncio.create_task(training.supervisor(switch).run())
+    async with asyncio.timeout(60):
+        while half.exists() or list((tmp_path / "cache").iterdir()):  # noqa: ASYNC110 (another thread's work)
+            await asyncio.sleep(0.02)
+    work.cancel()
+    training.close()
+    assert whole.is_dir()
 
 
 def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: MiniLM) -> None:

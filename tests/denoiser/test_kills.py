@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from denoiser.checkpoint import read_manifest
+from denoiser.jobs.models import DEFAULT
 from denoiser.jobs.store import ENDS, Store
-from denoiser.models import DEFAULT
+from denoiser.model.checkpoint import read_manifest
 from denoiser.settings import BUNDLED_CHECKPOINT
 from tests.denoiser.texts import sentences
 from tests.servers import Server, children, free_port, running

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoiser import checkpoint
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings
 from denoiser.errors import CheckpointError
+from denoiser.model import checkpoint
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
 from tests.servers import free_port, running
 
 

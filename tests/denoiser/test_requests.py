@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from denoiser.api.requests import read_body, read_vectors, write_vectors
+from denoiser.api.schemas import EmbeddingRequest, TextRequest
 from denoiser.errors import DenoiserError, InvalidInputError
-from denoiser.requests import read_body, read_vectors, write_vectors
-from denoiser.schemas import EmbeddingRequest, TextRequest
 
 NUMBERS = st.floats(-1000, 1000, width=32)
 JSON = st.recursive(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from denoiser.encoder import Embeddings
+from denoiser.model.encoder import Embeddings
 
 TEXTS = ["The parcel arrived two days late.", "Whisk the eggs with sugar."]
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from denoiser import checkpoint
-from denoiser.corpus import Corpus, from_files
-from denoiser.data import count_texts, prepare
-from denoiser.denoise import Blend, Denoiser
-from denoiser.encoder import Embeddings, MiniLM
 from denoiser.errors import CheckpointError, CorpusError
-from denoiser.evaluation import SITUATIONS, measure, measure_quantised, methods_of, overlaps, spearman
-from denoiser.network import RANKING_LEVELS, Network
-from denoiser.noise import add_noise
-from denoiser.prose import read_text, split_paragraphs, split_sentences
-from denoiser.ranking import choose_shares, fit_ranking
+from denoiser.evaluation.measures import SITUATIONS, measure, measure_quantised, methods_of, overlaps, spearman
+from denoiser.model import checkpoint
+from denoiser.model.denoise import Blend, Denoiser
+from denoiser.model.encoder import Embeddings, MiniLM
+from denoiser.model.network import RANKING_LEVELS, Network
+from denoiser.model.noise import add_noise
+from denoiser.model.ranking import choose_shares, fit_ranking
+from denoiser.model.training import Recipe, train
 from denoiser.settings import BUNDLED_CHECKPOINT
-from denoiser.training import Recipe, train
+from denoiser.text.corpus import Corpus, from_files
+from denoiser.text.embeddings import count_texts, prepare
+from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 
 SMALL = Recipe(steps=30, batch=32, hidden=16, blocks=1)
 MANIFEST = {"blend": {"levels": [0.0], "shares": [0.5]}}

@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from pydantic import SecretStr
 
+from denoiser.api.tunnel import open_tunnel, require_tunnel
 from denoiser.errors import DenoiserError, SettingsError
 from denoiser.settings import Settings
-from denoiser.tunnel import open_tunnel, require_tunnel
 
 KEY, TOKEN = SecretStr("key"), SecretStr("token")
 

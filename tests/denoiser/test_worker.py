@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from denoiser.api.batching import Admission, Batcher
 from denoiser.errors import BusyError
-from denoiser.worker import Admission, Batcher
 
 
 class Doubling:

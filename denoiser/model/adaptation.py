@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoiser.network import Network
+from denoiser.model.network import Network
 
 FEWEST = 200
 _CAUTION = 28.0

@@ -14,9 +14,9 @@ import pydantic_core
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from denoiser.encoder import Embeddings
+from denoiser.api.schemas import HIGHEST_NOISE, Body, EmbeddingRequest, EncodingFormat
 from denoiser.errors import InvalidInputError, TooLargeError
-from denoiser.schemas import HIGHEST_NOISE, Body, EmbeddingRequest, EncodingFormat
+from denoiser.model.encoder import Embeddings
 
 HIGHEST_VALUE = 1000.0
 LONGEST_TEXT = 100_000

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from denoiser.denoise import Denoiser
-from denoiser.encoder import Embeddings
-from denoiser.noise import add_noise, estimate_levels, keep_signs, round_to_int8
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 SITUATIONS = ("query", "store", "both")

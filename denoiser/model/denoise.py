@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiser import checkpoint
-from denoiser.adaptation import Adaptation, learn
-from denoiser.encoder import Embeddings
-from denoiser.network import Network
-from denoiser.noise import Levels, add_noise, estimate_levels
-from denoiser.schemas import Mode
+from denoiser.model import Mode, checkpoint
+from denoiser.model.adaptation import Adaptation, learn
+from denoiser.model.encoder import Embeddings
+from denoiser.model.network import Network
+from denoiser.model.noise import Levels, add_noise, estimate_levels
+from denoiser.model.training import FINE_TUNING_RATE, Recipe, train
 from denoiser.settings import BUNDLED_CHECKPOINT
-from denoiser.training import FINE_TUNING_RATE, Recipe, train
 
 # Blend.nearer where something is known of the text: its clean vectors, its noisy ones. Chosen on development text.
 TRAINED, ADAPTED = 0.5, 0.25
@@ -60,7 +59,7 @@ class Denoiser:
 
     @classmethod
     def from_checkpoint(cls, network: Network, manifest: dict[str, Any], device: str = "cpu") -> "Denoiser":
-        """The denoiser that `denoiser.checkpoint.load` read."""
+        """The denoiser that `denoiser.model.checkpoint.load` read."""
         kept = manifest["blend"]
         blend = Blend(tuple(kept["levels"]), tuple(kept["shares"]), kept.get("nearer", 0.0))
         denoiser = cls(network, blend, device)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denoiser import checkpoint
-from denoiser.checkpoint import read_manifest
 from denoiser.errors import CheckpointError, UnknownError
 from denoiser.jobs.store import Store
+from denoiser.model import checkpoint
+from denoiser.model.checkpoint import read_manifest
 
 DEFAULT = "default"
 

@@ -7,7 +7,7 @@ noise of standard deviation s, with variance 4*s^2 + 2*d*s^4. One row gives s wi
 import numpy as np
 import numpy.typing as npt
 
-from denoiser.encoder import Embeddings
+from denoiser.model.encoder import Embeddings
 
 Levels = npt.NDArray[np.float64]
 _ROUNDING = 1e-3  # squared lengths this near to 1 are a clean vector's, rounded to 16 or 8 bits

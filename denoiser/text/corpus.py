@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from denoiser.errors import CorpusError
-from denoiser.prose import SHORTEST, read_text, split_paragraphs, split_sentences
-from denoiser.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
+from denoiser.text.prose import SHORTEST, read_text, split_paragraphs, split_sentences
+from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
@@ -105,7 +105,7 @@ def _use(source: Source) -> str:
 
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
-    """Sentences of `denoiser.sources`, at most `per_source` from each, unfamiliar domains apart.
+    """Sentences of `denoiser.text.sources`, at most `per_source` from each, unfamiliar domains apart.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """

@@ -14,13 +14,21 @@ from typing import Literal
 
 import numpy as np
 
-from denoiser.adaptation import Adaptation
-from denoiser.denoise import Denoiser
-from denoiser.encoder import fast_precision
 from denoiser.errors import FileError
-from denoiser.files import JsonLinesReader, NpyReader, ParquetReader, Reader, Vectors, open_vectors, write_npy_header
-from denoiser.noise import estimate_levels
-from denoiser.schemas import Mode
+from denoiser.files.formats import (
+    JsonLinesReader,
+    NpyReader,
+    ParquetReader,
+    Reader,
+    Vectors,
+    open_vectors,
+    write_npy_header,
+)
+from denoiser.model import Mode
+from denoiser.model.adaptation import Adaptation
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import fast_precision
+from denoiser.model.noise import estimate_levels
 
 _HEAD = 1 << 20
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from denoiser.denoise import Blend, Denoiser
-from denoiser.encoder import Embeddings
-from denoiser.evaluation import SITUATIONS, overlaps
-from denoiser.network import RANKING_LEVELS, Network
-from denoiser.noise import add_noise
+from denoiser.evaluation.measures import SITUATIONS, overlaps
+from denoiser.model.denoise import Blend, Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.network import RANKING_LEVELS, Network
+from denoiser.model.noise import add_noise
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 STEPS = 90

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from denoiser.checkpoint import load
-from denoiser.network import Network
+from denoiser.model.checkpoint import load
+from denoiser.model.network import Network
 from denoiser.settings import BUNDLED_CHECKPOINT
 
 

@@ -15,7 +15,7 @@ from denoiser.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from denoiser.autoencoder import Autoencoder
+    from denoiser.model.autoencoder import Autoencoder
 
 SUFFIXES = (".pt", ".pth", ".bin")
 WIDTH = 384
@@ -40,7 +40,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def load(path: Path) -> "Autoencoder":
     """The autoencoder of a .pt file, ready to use. Raises CheckpointError."""
-    from denoiser.autoencoder import Autoencoder  # noqa: PLC0415
+    from denoiser.model.autoencoder import Autoencoder  # noqa: PLC0415
 
     layers = _layers(_state(path), path)
     widths = [layers[0][0].shape[1], *(weight.shape[0] for weight, _ in layers)]

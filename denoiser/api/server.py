@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import structlog
 import uvicorn
 
-from denoiser.app import Parts, create_app
-from denoiser.checkpoint import load, read_manifest
+from denoiser.api.app import Parts, create_app
+from denoiser.api.service import Limits, Service
+from denoiser.api.tunnel import open_tunnel, require_tunnel
 from denoiser.errors import CheckpointError, DenoiserError, OffError
 from denoiser.logs import configure_logs
-from denoiser.service import Limits, Service
+from denoiser.model.checkpoint import load, read_manifest
 from denoiser.settings import Settings
-from denoiser.tunnel import open_tunnel, require_tunnel
 
 if TYPE_CHECKING:
-    from denoiser.denoise import Denoiser
     from denoiser.jobs.training import Training
+    from denoiser.model.denoise import Denoiser
 
 SHUTDOWN_SECONDS = 25
 """Docker and SageMaker kill 30 seconds after SIGTERM."""
@@ -33,8 +33,8 @@ def open_denoiser(path: Path) -> "Denoiser":
     """The denoiser of a checkpoint, on the best device of this machine. Raises CheckpointError."""
     import torch  # noqa: PLC0415
 
-    from denoiser.denoise import Denoiser  # noqa: PLC0415
-    from denoiser.encoder import WIDTH  # noqa: PLC0415
+    from denoiser.model.denoise import Denoiser  # noqa: PLC0415
+    from denoiser.model.encoder import WIDTH  # noqa: PLC0415
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     denoiser = Denoiser.from_checkpoint(*load(path, device), device)
@@ -45,7 +45,7 @@ def open_denoiser(path: Path) -> "Denoiser":
 
 def load_service(settings: Settings, training: "Training | None" = None) -> Service:
     """Active checkpoint and encoder on the best device of this machine. Raises CheckpointError, DenoiserError."""
-    from denoiser.encoder import MiniLM, find_model  # noqa: PLC0415
+    from denoiser.model.encoder import MiniLM, find_model  # noqa: PLC0415
 
     denoiser = training.open_active(open_denoiser) if training else open_denoiser(settings.model_path)
     encoder = MiniLM(settings.encoder_path or find_model(), denoiser.device)

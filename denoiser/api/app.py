@@ -17,14 +17,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from denoiser.denoise import Denoiser
-from denoiser.errors import DenoiserError, NotReadyError, OffError
-from denoiser.gate import OPEN_PAGES, Gate, read_limited, refusal
-from denoiser.jobs.routes import TrainingRoutes
-from denoiser.jobs.training import Training
-from denoiser.metrics import Metrics
-from denoiser.models import Models
-from denoiser.schemas import (
+from denoiser.api.batching import Admission
+from denoiser.api.gate import OPEN_PAGES, Gate, read_limited, refusal
+from denoiser.api.metrics import Metrics
+from denoiser.api.schemas import (
     Body,
     CompareReply,
     CompareRequest,
@@ -37,9 +33,13 @@ from denoiser.schemas import (
     Refusal,
     TextRequest,
 )
-from denoiser.service import Reply, Service
+from denoiser.api.service import Reply, Service
+from denoiser.errors import DenoiserError, NotReadyError, OffError
+from denoiser.jobs.models import Models
+from denoiser.jobs.routes import TrainingRoutes
+from denoiser.jobs.training import Training
+from denoiser.model.denoise import Denoiser
 from denoiser.settings import Settings
-from denoiser.worker import Admission
 
 CONSOLE = Path(__file__).parent / "console"
 BODIES_IN_MEMORY = 4  # as many of the largest size

@@ -13,19 +13,15 @@ from itertools import accumulate, pairwise
 import numpy as np
 from pydantic import BaseModel
 
-from denoiser.denoise import Denoiser
-from denoiser.encoder import MODEL_NAME, Embeddings, Encoder
-from denoiser.errors import InvalidInputError
-from denoiser.noise import Levels, add_noise, estimate_levels
-from denoiser.requests import check_texts, read_body, read_vectors, write_rows, write_vectors
-from denoiser.schemas import (
+from denoiser.api.batching import Batcher
+from denoiser.api.requests import check_texts, read_body, read_vectors, write_rows, write_vectors
+from denoiser.api.schemas import (
     Closeness,
     ComparedEmbeddings,
     CompareReply,
     CompareRequest,
     DenoiseReply,
     EmbeddingRequest,
-    Mode,
     OpenAIEmbedding,
     OpenAIEmbeddingsReply,
     OpenAIEmbeddingsRequest,
@@ -33,7 +29,11 @@ from denoiser.schemas import (
     TextComparison,
     TextRequest,
 )
-from denoiser.worker import Batcher
+from denoiser.errors import InvalidInputError
+from denoiser.model import Mode
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import MODEL_NAME, Embeddings, Encoder
+from denoiser.model.noise import Levels, add_noise, estimate_levels
 
 ENCODED_AT_ONCE, DENOISED_AT_ONCE = 256, 8192
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoiser.encoder import Embeddings, fast_precision
-from denoiser.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
+from denoiser.model.encoder import Embeddings, fast_precision
+from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 FEWEST = 64
 FINE_TUNING_RATE = 3e-4  # where training goes on from a network, a third of the usual rate

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from denoiser.corpus import Corpus
-from denoiser.encoder import Embeddings
 from denoiser.errors import CorpusError
-from denoiser.sources import IN_DOMAIN
+from denoiser.model.encoder import Embeddings
+from denoiser.text.corpus import Corpus
+from denoiser.text.sources import IN_DOMAIN
 
 SET_SIZE = 3600
 FEWEST = 200

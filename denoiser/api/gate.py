@@ -10,8 +10,8 @@ import structlog
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from denoiser.api.metrics import Metrics
 from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyError, TooLargeError
-from denoiser.metrics import Metrics
 
 OPEN_ROUTES = ("/", "/health", "/ping")
 OPEN_PAGES = "/console"  # the page and its files hold nothing; what they ask for needs the key

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from denoiser.errors import DenoiserError
-from denoiser.evaluation import SITUATIONS, Measure
+from denoiser.evaluation.measures import SITUATIONS, Measure
 
 
 def draw_sweep(measures: list[Measure], path: Path) -> None:

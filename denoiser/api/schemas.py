@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from denoiser.model import Mode
+
 HIGHEST_NOISE = 10.0
 
-Mode = Literal["neighbours", "reconstruct"]
 EncodingFormat = Literal["float", "base64"]
 NoiseLevel = Annotated[float, Field(ge=0, le=HIGHEST_NOISE, allow_inf_nan=False)]
 

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiser import legacy
 from denoiser.errors import CheckpointError
+from denoiser.model import legacy
 
 if TYPE_CHECKING:
-    from denoiser.network import Network
+    from denoiser.model.network import Network
 
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 
@@ -73,7 +73,7 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    from denoiser.network import Network  # noqa: PLC0415
+    from denoiser.model.network import Network  # noqa: PLC0415
 
     manifest = read_manifest(path)
     if path.suffix in legacy.SUFFIXES:

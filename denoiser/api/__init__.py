@@ -1,0 +1,1 @@
+"""The service: routes and their bodies, batching across requests, and the page."""

@@ -1,0 +1,1 @@
+"""Vectors in files: reading, writing, and denoising whole files of them."""

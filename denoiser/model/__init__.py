@@ -1,0 +1,6 @@
+"""The model: noisy embeddings in, cleaner ones out; how it is trained, fitted to a store, and kept in files."""
+
+from typing import Literal
+
+Mode = Literal["neighbours", "reconstruct"]
+"""For vectors that are searched, or for the smallest squared error."""

@@ -1,0 +1,1 @@
+"""Text to learn from and to measure on: where it comes from, its sentences, and their embeddings."""
