@@ -19,7 +19,14 @@ from bench.prompts import SETS
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
 
-Set = Annotated[str, typer.Option("--set", help=f"Prompts: {', '.join(SETS)}.")]
+
+def _known_set(name: str) -> str:
+    if name not in SETS:
+        raise typer.BadParameter(f"got {name!r}; choose one of {', '.join(SETS)}")
+    return name
+
+
+Set = Annotated[str, typer.Option("--set", help=f"Prompts: {', '.join(SETS)}.", callback=_known_set)]
 Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
 NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
 Rounds = Annotated[int, typer.Option(help="Rounds; the median of each figure counts.")]
@@ -71,12 +78,17 @@ def compare(
     wanted = [part.strip() for part in only.split(",")]
     names = [name for name in RECIPES if any(part in name for part in wanted)]
     names = [name for name in names if vllm_python or not RECIPES[name].vllm]
+    levels = _levels(concurrent)
+    if not names:
+        raise typer.BadParameter(
+            f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(RECIPES)}"
+        )
     setup = Setup(model, dtype, eager, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     _console.print(f"starting {len(names)} contenders; their messages are in {setup.logs}")
     try:
         with contextlib.ExitStack() as stack:
             contenders = {name: stack.enter_context(started(name, setup)) for name in names}
-            figures = _measure(contenders, prompts, _levels(concurrent), new_tokens, rounds)
+            figures = _measure(contenders, prompts, levels, new_tokens, rounds)
     except ContenderFailed as error:
         raise _refused(error) from None
     _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
@@ -99,8 +111,6 @@ def _measure(
     contenders: dict[str, Contender], prompts: str, levels: list[int], new_tokens: int, rounds: int
 ) -> Figures:
     """Every contender at every level, in turns; the first, short round warms up and does not count."""
-    if prompts not in SETS:
-        raise typer.BadParameter(f"--set: got {prompts!r}; choose one of {', '.join(SETS)}")
     number = 0
 
     def some(count: int) -> list[str]:
