@@ -34,7 +34,8 @@ def test_requests_and_tokens_are_counted(chat: Server) -> None:
 
 
 def test_running_answers_use_the_cache(chat: Server) -> None:
-    body = {"inputs": "Count to 1000.", "parameters": {"max_new_tokens": 200, "do_sample": False, "stream": True}}
+    parameters = {"max_new_tokens": 400, "do_sample": False, "stream": True}
+    body = {"inputs": "Write a long story.", "parameters": parameters}  # its answer has all of the 400 tokens
     with httpx.stream("POST", f"{chat.url}/invocations", json=body, timeout=120) as response:
         lines = response.iter_lines()
         assert next(lines)
