@@ -19,10 +19,11 @@ import httpx
 
 from bench.load import Answer, Level, over_http
 from bench.ports import free_port
+from chatglm2.settings import DEFAULT_BATCH_TOKENS, DEFAULT_CACHE_TOKENS
 
 START_SECONDS = 900
-CACHE_TOKENS = 32768
-"""The chat service's own default off a GPU, and so the peers'; left alone, some take most of the memory."""
+_SAME_CACHE = f"--cb-num-blocks {DEFAULT_CACHE_TOKENS // 32} --cb-max-batch-tokens {DEFAULT_BATCH_TOKENS}"
+"""What the chat service takes off a GPU; left alone, `transformers serve` takes most of the memory."""
 
 
 class ContenderFailed(Exception):  # noqa: N818 - said in one line
@@ -104,7 +105,7 @@ RECIPES = {
     ),
     "transformers serve": Recipe(
         "-m transformers.cli.transformers serve {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-        f"--continuous-batching --cb-block-size 32 --cb-num-blocks {CACHE_TOKENS // 32} --cb-max-batch-tokens 1024",
+        "--continuous-batching --cb-block-size 32 " + _SAME_CACHE,
         vllm=True,
     ),
     "one generate at a time": Recipe("-m bench.direct generate", direct=True),

@@ -7,7 +7,6 @@ from typing import Any
 from denoiser.errors import CheckpointError, UnknownError
 from denoiser.jobs.store import Store
 from denoiser.model import checkpoint
-from denoiser.model.checkpoint import read_manifest
 
 DEFAULT = "default"
 
@@ -60,7 +59,7 @@ class Models:
     def all(self) -> list[Model]:
         """Every model, `default` first, then the newest."""
         active = self.active()
-        default = read_manifest(self._default)
+        default = checkpoint.read_manifest(self._default)
         described = default.get("training_sentences")
         listed = [Model(DEFAULT, active == DEFAULT, default["sha256"], None, described, None, [], "")]
         for job in self._store.all():
@@ -83,6 +82,6 @@ class Models:
 
 def _digest(folder: Path) -> str:
     try:
-        return str(read_manifest(folder)["sha256"])
+        return str(checkpoint.read_manifest(folder)["sha256"])
     except CheckpointError:
         return "damaged"
