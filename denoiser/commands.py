@@ -25,7 +25,6 @@ from denoiser.evaluation.measures import (
 )
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import open_vectors
-from denoiser.jobs.text import decode, find_sentences
 from denoiser.model import checkpoint
 from denoiser.model.adaptation import FEWEST as FEWEST_ADAPTED_TO
 from denoiser.model.adaptation import Adaptation
@@ -37,6 +36,7 @@ from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
 from denoiser.text.corpus import Corpus, from_files, from_packages
 from denoiser.text.embeddings import Data, count_texts, prepare
+from denoiser.text.plain import read_sentences
 from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
@@ -139,10 +139,7 @@ def _read_all(path: Path, column: str) -> Embeddings:
 def _own_sets(texts: list[Path], vectors: list[Path], column: str) -> dict[str, Embeddings]:
     sets = {path.name: _read_all(path, column) for path in vectors}
     for path in texts:
-        try:
-            sentences = find_sentences(decode(path.read_bytes()))
-        except OSError as error:
-            raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+        sentences = read_sentences(path)
         with tracking(f"encoding {path.name}", len(sentences)) as advance:
             sets[path.name] = MiniLM(find_model()).encode_corpus(sentences, lambda done: advance(done, "sentences"))
     for name, clean in sets.items():

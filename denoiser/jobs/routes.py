@@ -17,9 +17,9 @@ from denoiser.errors import BusyError, ConflictError, InvalidInputError, NotRead
 from denoiser.jobs.models import Model
 from denoiser.jobs.store import ENDS, Job, Store, busy
 from denoiser.jobs.supervisor import Supervisor
-from denoiser.jobs.text import decode, find_sentences
 from denoiser.jobs.training import Training, is_local
 from denoiser.jobs.uploads import receive
+from denoiser.text.plain import decode, find_sentences
 
 POLL_SECONDS = 0.3
 _FILE = {

@@ -18,7 +18,6 @@ from denoiser.errors import DenoiserError, InvalidInputError
 from denoiser.jobs.judge import Verdict, judge
 from denoiser.jobs.models import Models
 from denoiser.jobs.store import ENDS, Job, Store
-from denoiser.jobs.text import MOST, find_sentences
 from denoiser.logs import configure_logs
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser, trusting
@@ -27,6 +26,7 @@ from denoiser.model.network import Network
 from denoiser.model.training import FEWEST, FINE_TUNING_RATE, Recipe, train
 from denoiser.settings import BUNDLED_CHECKPOINT
 from denoiser.text.embeddings import without_near_duplicates
+from denoiser.text.plain import MOST, find_sentences
 
 _FEWEST_HELD_OUT = 20
 _log = structlog.get_logger()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from denoiser.errors import CorpusError
+from denoiser.text.plain import read_sentences
 from denoiser.text.prose import SHORTEST, read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
@@ -133,17 +134,10 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
 
 def from_files(paths: list[Path], seed: int) -> Corpus:
     """Sentences of UTF-8 text files. Raises CorpusError when a file cannot be read or is not text."""
-    seen, training, described = set[str](), list[str](), []
+    training, described = dict[str, None](), []
     for path in paths:
-        try:
-            data = path.read_bytes()
-            text = data.decode()
-        except OSError as error:
-            raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
-        found = unique((s for line in text.splitlines() for s in split_sentences(line)), seen)
-        training.extend(found)
-        digest = hashlib.sha256(data).hexdigest()
-        described.append({"file": path.name, "sha256": digest, "use": "training", "sentences": str(len(found))})
-    return Corpus(sample(training, len(training), seed), {}, described)
+        before = len(training)
+        training.update(dict.fromkeys(read_sentences(path, fewest=1)))
+        digest, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
+        described.append({"file": path.name, "sha256": digest, "use": "training", "sentences": str(found)})
+    return Corpus(sample(list(training), len(training), seed), {}, described)

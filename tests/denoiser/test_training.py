@@ -174,13 +174,21 @@ def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Pa
     assert corpus.sources[0]["file"] == "text.txt"
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(None, "cannot read"), (b"\xff\xfe\x00", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "complaint"), [(None, "cannot read"), (b"\xff\xfe\x00", "UTF-16"), (b"caf\xe9", "not UTF-8")]
+)
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
     path = tmp_path / "text.txt"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CorpusError, match=complaint):
         from_files([path], seed=0)
+
+
+def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
+    assert len(from_files([path, path], seed=1).training) == 3
 
 
 def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept(

@@ -25,7 +25,8 @@ def _expected(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scores = query.double() @ key.transpose(1, 2) / WIDTH**0.5
     new, all_ = scores.shape[1:]
     later = torch.ones(new, all_, dtype=torch.bool).triu(all_ - new + 1)
-    return scores.masked_fill(later, float("-inf")).softmax(-1) @ value
+    attended: Tensor = scores.masked_fill(later, float("-inf")).softmax(-1) @ value
+    return attended
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)

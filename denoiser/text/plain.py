@@ -1,11 +1,12 @@
-"""Uploaded bytes to sentences: UTF-8, one sentence or paragraph a line. Whatever else it is, is refused by name.
+"""The user's own text to sentences: UTF-8, one sentence or paragraph a line. Whatever else it is, is refused by name.
 
 Sentences are distinct but for case and spaces, in the order of the file.
 """
 
 import re
+from pathlib import Path
 
-from denoiser.errors import InvalidInputError, MediaTypeError
+from denoiser.errors import CorpusError, InvalidInputError, MediaTypeError
 
 FEWEST, MOST = 120, 60_000
 LONGEST_LINE = 100_000
@@ -32,8 +33,8 @@ def decode(content: bytes) -> str:
     return text
 
 
-def find_sentences(text: str) -> list[str]:
-    """At least 120 distinct sentences of 8 to 1,000 characters. Raises InvalidInputError."""
+def find_sentences(text: str, fewest: int = FEWEST) -> list[str]:
+    """At least `fewest` distinct sentences of 8 to 1,000 characters. Raises InvalidInputError."""
     kept: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > LONGEST_LINE:
@@ -45,9 +46,19 @@ def find_sentences(text: str) -> list[str]:
             sentence = " ".join(piece.split())
             if _SHORTEST <= len(sentence) <= _LONGEST and any(c.isalpha() for c in sentence):
                 kept.setdefault(sentence.casefold(), sentence)
-    if len(kept) < FEWEST:
+    if len(kept) < fewest:
         raise InvalidInputError(
             f"found {len(kept)} different sentences of {_SHORTEST} to {_LONGEST} characters; "
-            f"at least {FEWEST} are needed to train and to measure the result: send more text"
+            f"at least {fewest} are needed to train and to measure the result: send more text"
         )
     return list(kept.values())
+
+
+def read_sentences(path: Path, fewest: int = FEWEST) -> list[str]:
+    """The sentences of a file. Raises CorpusError for one that cannot be read or used."""
+    try:
+        return find_sentences(decode(path.read_bytes()), fewest)
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+    except (InvalidInputError, MediaTypeError) as error:
+        raise CorpusError(f"{path}: {error}") from error
