@@ -24,7 +24,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same checkpoint.")] = 0,
 ) -> None:
-    """Train on text of Debian packages (kept in the folder DENOISER_CACHE), or on your own text files."""
+    """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
     from denoiser.commands import train_checkpoint  # noqa: PLC0415
     from denoiser.model.training import Recipe  # noqa: PLC0415
     from denoiser.progress import say  # noqa: PLC0415

@@ -77,7 +77,7 @@ def _trust(network: Network, development: dict[str, Embeddings], seed: int) -> d
 
 
 def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: int, recipe: Recipe) -> dict[str, Any]:
-    """Train on text files (or on Debian packages when there are none) and write a checkpoint; returns its manifest."""
+    """Train on text files (or on packages when there are none) and write a checkpoint; returns its manifest."""
     prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache)
     network = _train(prepared.training, recipe)
     blend = _trust(network, prepared.development, recipe.seed)

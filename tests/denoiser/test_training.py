@@ -1,7 +1,6 @@
 """Small real training runs, checkpoints and what is measured of them."""
 
 import json
-import zlib
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from denoiser.model.noise import add_noise
 from denoiser.model.ranking import choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.settings import BUNDLED_CHECKPOINT
-from denoiser.text.corpus import Corpus, from_files
+from denoiser.text.corpus import Corpus
 from denoiser.text.embeddings import count_texts, prepare
-from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 
 SMALL = Recipe(steps=30, batch=32, hidden=16, blocks=1)
 MANIFEST = {"blend": {"levels": [0.0], "shares": [0.5]}}
@@ -148,47 +146,6 @@ def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
     assert all(source["licence"] and source["version"] for source in manifest["sources"])
     unfamiliar = {s["package"] for s in manifest["sources"] if s["use"] != "training"}
     assert not unfamiliar & {s["package"] for s in manifest["sources"] if s["use"] == "training"}
-
-
-def test_sentences_are_found_in_prose_and_nothing_else() -> None:
-    text = "This is the first sentence. Here comes\n  another one!\n\nx = 3; y[4] += 7 {}\n"
-    found = [s for p in split_paragraphs(text) for s in split_sentences(p)]
-    assert found == ["This is the first sentence.", "Here comes another one!"]
-    assert list(split_sentences("short\n0 1 2 3 4 5 6 7 8 9 10 11 12")) == []
-
-
-def test_strings_are_read_from_r_data(tmp_path: Path) -> None:
-    lines = ("It was a dark night.", "Nobody saw the ship leave.")
-    stored = b"".join(b"\x00\x04\x00\x09" + len(x).to_bytes(4, "big") + x.encode() for x in lines)
-    path = tmp_path / "novels.rdb"
-    path.write_bytes(b"\x00\x00\x01\x00" + zlib.compress(b"X\n" + stored))
-    assert read_text(path) == "\n".join(lines)
-
-
-def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
-    corpus = from_files([path], seed=1)
-    assert sorted(corpus.training) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
-    assert from_files([path], seed=1) == corpus
-    assert corpus.sources[0]["file"] == "text.txt"
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"), [(None, "cannot read"), (b"\xff\xfe\x00", "UTF-16"), (b"caf\xe9", "not UTF-8")]
-)
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
-    path = tmp_path / "text.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CorpusError, match=complaint):
-        from_files([path], seed=0)
-
-
-def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
-    assert len(from_files([path, path], seed=1).training) == 3
 
 
 def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept(

@@ -1,0 +1,83 @@
+"""Text of packages and of users: how it is fetched, read, and parted into sentences."""
+
+import bz2
+import json
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from denoiser.errors import CorpusError
+from denoiser.text.corpus import fetch, from_files
+from denoiser.text.prose import read_text, split_paragraphs, split_sentences
+from denoiser.text.sources import TRAINING
+
+SAID = 'She said "no" and left.'
+
+
+def test_sentences_are_found_in_prose_and_nothing_else() -> None:
+    text = "This is the first sentence. Here comes\n  another one!\n\nx = 3; y[4] += 7 {}\n"
+    found = [s for p in split_paragraphs(text) for s in split_sentences(p)]
+    assert found == ["This is the first sentence.", "Here comes another one!"]
+    assert list(split_sentences("short\n0 1 2 3 4 5 6 7 8 9 10 11 12")) == []
+
+
+def test_strings_are_read_from_r_data(tmp_path: Path) -> None:
+    lines = ("It was a dark night.", "Nobody saw the ship leave.")
+    stored = b"".join(b"\x00\x04\x00\x09" + len(x).to_bytes(4, "big") + x.encode() for x in lines)
+    path = tmp_path / "novels.rdb"
+    path.write_bytes(b"\x00\x00\x01\x00" + zlib.compress(b"X\n" + stored))
+    assert read_text(path) == "\n".join(lines)
+
+
+def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
+    corpus = from_files([path], seed=1)
+    assert sorted(corpus.training) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
+    assert from_files([path], seed=1) == corpus
+    assert corpus.sources[0]["file"] == "text.txt"
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"), [(None, "cannot read"), (b"\xff\xfe\x00", "UTF-16"), (b"caf\xe9", "not UTF-8")]
+)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CorpusError, match=complaint):
+        from_files([path], seed=0)
+
+
+def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
+    assert len(from_files([path, path], seed=1).training) == 3
+
+
+def test_quoted_strings_are_read_from_json_and_compressed_csv(tmp_path: Path) -> None:
+    path = tmp_path / "said.json"
+    path.write_text(json.dumps({"text": f"{SAID}\nIt wasn’t late — yet."}))
+    found = re.findall(r'"text": "([^"]+)"', read_text(path))
+    sentences = [s for p in split_paragraphs(found[0]) for s in split_sentences(p)]
+    assert sentences == ["She said 'no' and left.", "It wasn't late - yet."]
+
+    row = 'id,text\n1,"{}"\n'.format(SAID.replace('"', '""'))
+    (tmp_path / "said.csv.bz2").write_bytes(bz2.compress(row.encode()))
+    with zipfile.ZipFile(tmp_path / "said.zip", "w") as archive:
+        archive.writestr("said.csv", row)
+    for name in ("said.csv.bz2", "said.zip"):
+        assert re.findall(r',"([^"]+)"', read_text(tmp_path / name)) == ["She said 'no' and left."]
+
+
+def test_a_python_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = next(source for source in TRAINING if source.package == "chatterbot-corpus")
+    folder = fetch(source, tmp_path)
+    assert list(folder.glob(source.files))
+    assert (folder / "VERSION").read_text() == source.wheel
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert fetch(source, tmp_path) == folder
+    assert [path.name for path in tmp_path.iterdir()] == [source.package]
