@@ -1,7 +1,6 @@
 """How good denoised embeddings are: squared error, cosine, and above all neighbours found again, with intervals.
 
-Neighbour overlap@10 is the share of a vector's true ten nearest (clean query, clean store, itself excluded) found again
-with a noisy query, a noisy store, or both. Every method sees the same noise.
+Every method sees the same noise.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,18 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import SITUATIONS, overlaps, unit
 from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
-SITUATIONS = ("query", "store", "both")
-NEIGHBOURS = 10
 STORE_SIZES = (300, 1000)
 FEWEST_TRAINED_ON = 200
-_QUERIES = 1000
 _PAIRS = 20_000
 _RESAMPLES = 500
 
@@ -94,35 +90,6 @@ def _adapt(denoiser: Denoiser, noisy: Embeddings, level: float) -> Embeddings:
     return denoiser.adapted(noisy, level).denoise(noisy, np.full(len(noisy), level))
 
 
-def _unit(vectors: Embeddings) -> Tensor:
-    return functional.normalize(torch.from_numpy(vectors), dim=1)
-
-
-def _nearest(queries: Tensor, store: Tensor) -> Tensor:
-    similarity = queries @ store.T
-    similarity.fill_diagonal_(-2)
-    return similarity.topk(NEIGHBOURS, dim=1).indices
-
-
-def _found(queries: Tensor, store: Tensor, true: Tensor) -> npt.NDArray[np.float64]:
-    nearest = _nearest(queries, store)
-    return (nearest[:, :, None] == true[:, None, :]).any(2).double().mean(1).numpy()
-
-
-def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
-    """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
-
-    A vector of zeros is as near to one neighbour as to another and finds none.
-    """
-    x, y = _unit(clean), _unit(denoised)
-    queries = slice(0, _QUERIES)
-    true = _nearest(x[queries], x)
-    pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
-    if not denoised.any():
-        return {name: np.zeros(len(true)) for name in pairs}
-    return {name: _found(q, s, true) for name, (q, s) in pairs.items()}
-
-
 def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
     """Rank correlation of two series [n]; 0 when one of them is constant."""
     ranks = [series.argsort(kind="stable").argsort(kind="stable") for series in (first, second)]
@@ -145,7 +112,7 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
     noisy = add_noise(clean, level, seed)
     rng = np.random.default_rng(seed)
     pairs = rng.integers(len(clean), size=(2, _PAIRS))
-    true_similarities = _similarities(_unit(clean), pairs)
+    true_similarities = _similarities(unit(clean), pairs)
     base = overlaps(clean, noisy)
     for name, method in methods.items():
         output = method(noisy, level)
@@ -156,8 +123,8 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
             level=level,
             method=name,
             mse=float(((output - clean) ** 2).mean()),
-            cosine=float((_unit(output) * _unit(clean)).sum(1).mean()),
-            spearman=spearman(_similarities(_unit(output), pairs), true_similarities),
+            cosine=float((unit(output) * unit(clean)).sum(1).mean()),
+            spearman=spearman(_similarities(unit(output), pairs), true_similarities),
             overlap={s: float(found[s].mean()) for s in SITUATIONS},
             interval={s: _interval(found[s], rng) for s in SITUATIONS},
             gain={s: float(gains[s].mean()) for s in SITUATIONS},

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from denoiser.errors import DenoiserError
-from denoiser.evaluation.measures import SITUATIONS, Measure
+from denoiser.evaluation.measures import Measure
+from denoiser.model.neighbours import SITUATIONS
 
 
 def draw_sweep(measures: list[Measure], path: Path) -> None:

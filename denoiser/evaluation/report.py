@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from denoiser.evaluation.measures import SITUATIONS, Adapted, Measure, Method, Quantised
+from denoiser.evaluation.measures import Adapted, Measure, Method, Quantised
 from denoiser.model.encoder import Embeddings, fast_precision
+from denoiser.model.neighbours import SITUATIONS
 
 _AUTOENCODER_STEPS, _AUTOENCODER_LEVEL = 3000, 0.1
 SHOWN_LEVEL = 0.1

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from denoiser.evaluation.measures import SITUATIONS, Method, methods_of, overlaps
+from denoiser.evaluation.measures import Method, methods_of
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.noise import add_noise
 
 LEVELS = (0.05, 0.1, 0.2)

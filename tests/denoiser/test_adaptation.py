@@ -7,12 +7,12 @@ from subprocess import run as run_command
 import numpy as np
 import pytest
 
-from denoiser.evaluation.measures import SITUATIONS, overlaps
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
 from denoiser.model.adaptation import FEWEST
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.noise import add_noise
 
 LEVEL = 0.1
@@ -51,7 +51,7 @@ def test_more_neighbours_are_found_where_everything_is_noisy(
 
 def test_the_squared_error_falls(denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings) -> None:
     plain, own = (((d.denoise(noisy, mode="reconstruct") - store) ** 2).mean() for d in (denoiser, adapted))
-    assert own < 0.9 * plain
+    assert own < 0.95 * plain
 
 
 def test_it_learns_from_the_noisy_vectors_how_noisy_they_are(adapted: Denoiser, noisy: Embeddings) -> None:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from denoiser.evaluation.measures import SITUATIONS, overlaps
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 WIDTH = 384

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from denoiser.errors import CheckpointError, CorpusError
-from denoiser.evaluation.measures import SITUATIONS, measure, measure_quantised, methods_of, overlaps, spearman
+from denoiser.evaluation.measures import measure, measure_quantised, methods_of, spearman
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
+from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ranking import choose_shares, fit_ranking

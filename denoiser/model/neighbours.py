@@ -1,0 +1,45 @@
+"""Neighbour overlap@10: the share of a vector's true ten nearest (clean query, clean store, itself excluded) that are
+found again with a noisy query, a noisy store, or both.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from denoiser.model.encoder import Embeddings
+
+SITUATIONS = ("query", "store", "both")
+_NEIGHBOURS = 10
+_QUERIES = 1000
+
+
+def unit(vectors: Embeddings) -> Tensor:
+    """The vectors [n, width] at length 1; zeros stay zeros."""
+    return functional.normalize(torch.from_numpy(vectors), dim=1)
+
+
+def _nearest(queries: Tensor, store: Tensor) -> Tensor:
+    similarity = queries @ store.T
+    similarity.fill_diagonal_(-2)
+    return similarity.topk(_NEIGHBOURS, dim=1).indices
+
+
+def _found(queries: Tensor, store: Tensor, true: Tensor) -> npt.NDArray[np.float64]:
+    nearest = _nearest(queries, store)
+    return (nearest[:, :, None] == true[:, None, :]).any(2).double().mean(1).numpy()
+
+
+def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
+    """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
+
+    A vector of zeros is as near to one neighbour as to another and finds none.
+    """
+    x, y = unit(clean), unit(denoised)
+    queries = slice(0, _QUERIES)
+    true = _nearest(x[queries], x)
+    pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
+    if not denoised.any():
+        return {name: np.zeros(len(true)) for name in pairs}
+    return {name: _found(q, s, true) for name, (q, s) in pairs.items()}
