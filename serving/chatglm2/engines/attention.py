@@ -2,8 +2,8 @@
 
 Transformers' own attention for a batch without the flash-attn package multiplies every request's queries with the keys
 of all requests and masks the rest away: work and memory grow with the square of the batch. Here both grow with what
-each request has. Requests that extend their answer by one token go together, padded to the next power of two: a call
-for each would cost more in waking threads than in products.
+each request has. Requests that extend their answer by one token go together with others of up to twice their length,
+padded to the longest: a call for each would cost more in waking threads than in products.
 """
 
 import threading
