@@ -77,13 +77,17 @@ def fit_ranking(
             done()
 
 
-def _gains(network: Network, store: Embeddings, level: float, share: float, seed: int) -> list[float]:
-    """What the share gains over no denoising in each situation, in standard errors over the queries."""
+def _gains(network: Network, store: Embeddings, level: float, seed: int) -> Callable[[float], list[float]]:
+    """What a share gains over no denoising in each situation, in standard errors over the queries."""
     noisy, levels = add_noise(store, level, seed), np.full(len(store), level)
     before = overlaps(store, noisy)
-    after = overlaps(store, Denoiser(network, Blend((level,), (share,))).denoise(noisy, levels))
-    gains = [after[situation] - before[situation] for situation in SITUATIONS]
-    return [float(gain.mean() / max(gain.std() / np.sqrt(len(gain)), 1e-9)) for gain in gains]
+
+    def gains(share: float) -> list[float]:
+        after = overlaps(store, Denoiser(network, Blend((level,), (share,))).denoise(noisy, levels))
+        found = [after[situation] - before[situation] for situation in SITUATIONS]
+        return [float(gain.mean() / max(gain.std() / np.sqrt(len(gain)), 1e-9)) for gain in found]
+
+    return gains
 
 
 def choose_shares(
@@ -100,11 +104,8 @@ def choose_shares(
         least += [(_narrow(store, row).numpy(), -2.5) for row in range(min(_NARROW_PARTS, len(store)))]
     shares, most = list[float](), SHARES[0]
     for level in RANKING_LEVELS:
-        safe = (
-            share
-            for share in SHARES
-            if share <= most and all(min(_gains(network, store, level, share, seed)) >= gain for store, gain in least)
-        )
+        gains = [(_gains(network, store, level, seed), gain) for store, gain in least]
+        safe = (s for s in SHARES if s <= most and all(min(of(s)) >= gain for of, gain in gains))
         shares.append(next(safe, 0.0))
         if shares[-1] < max(shares):
             most = shares[-1]
