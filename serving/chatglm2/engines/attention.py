@@ -56,16 +56,24 @@ class Prefill:
 class Decode:
     """Requests with one new token each: their places in the batch, their keys among those read, padded alike."""
 
-    queries: Tensor
+    queries: Tensor | slice
     keys: slice
-    seen: Tensor
-    """[requests, 1, 1, padded keys]: whether a key is the request's own."""
+    seen: Tensor | None
+    """[requests, 1, 1, padded keys]: whether a key is the request's own. None where all are."""
+
+    @classmethod
+    def of(cls, places: list[int], keys: slice, seen: Tensor) -> "Decode":
+        """For new tokens at rising `places`, that see [requests, padded keys]; reading a slice copies nothing."""
+        together = places[-1] - places[0] == len(places) - 1
+        queries = slice(places[0], places[-1] + 1) if together else torch.tensor(places)
+        return cls(queries, keys, None if seen.all() else seen[:, None, None])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, out: Tensor) -> None:
         """Attention of each request's new token over all its tokens, written to `out`."""
-        requests, (heads, width), groups = len(self.queries), (query.shape[1], query.shape[3]), key.shape[1]
+        new = query[0, :, self.queries]
+        (heads, requests, width), groups = new.shape, key.shape[1]
         # Heads that share keys are to the kernel as several queries, so no key is copied.
-        shared = query[0, :, self.queries].transpose(0, 1).reshape(requests, groups, heads // groups, width)
+        shared = new.transpose(0, 1).reshape(requests, groups, heads // groups, width)
         key, value = (each[0, :, self.keys].view(groups, requests, -1, width).transpose(0, 1) for each in (key, value))
         attended = scaled_dot_product_attention(shared, key, value, attn_mask=self.seen, scale=scale)
         out[0, :, self.queries] = attended.reshape(requests, heads, width).transpose(0, 1)
@@ -101,7 +109,7 @@ class Plan:
             padded = starts + torch.arange(int((ends - starts).max()))
             seen = padded < ends
             keys = slice(place, place + padded.numel())
-            parts.append(Decode(torch.tensor([queries[r].start for r in requests]), keys, seen[:, None, None]))
+            parts.append(Decode.of([queries[request].start for request in requests], keys, seen))
             reads.append(read[torch.where(seen, padded, starts).flatten()])
             place = keys.stop
         return cls(parts, torch.cat(reads))
