@@ -35,7 +35,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MODEL_NAME, Embeddings, Encoder
 from denoiser.model.noise import Levels, add_noise, estimate_levels
 
-ENCODED_AT_ONCE, DENOISED_AT_ONCE = 256, 8192
+ENCODED_AT_ONCE, DENOISED_AT_ONCE = 512, 8192  # texts are sorted by length within a batch: more, and less is padding
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ BATCHES = {
     "new prompts": [(5, 5), (1, 1), (9, 9)],
     "a prompt after a shared beginning": [(4, 36)],
     "one answer": [(1, 20)],
+    "answers of one length": [(1, 20)] * 3,
     "answers of all lengths": [(1, k) for k in (2, 3, 17, 100, 64, 65, 33)],
     "everything": [(1, 40), (6, 6), (1, 33), (3, 50), (1, 2), (1, 1)],
 }
