@@ -6,6 +6,7 @@ Sentences are English prose of 15 to 400 characters; code, tables and headings a
 import bz2
 import gzip
 import re
+import string
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ _QUOTES = {".json": '\\"', ".py": '\\"', ".csv": '""'}  # how a quotation mark i
 _TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": " - ", "…": "...", "\xa0": " "})
 _R_STRING = b"\x00\x04\x00\x09"  # the type of a character string in R's serialisation; its length follows
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+_LETTERS = f"{string.ascii_letters} ".encode()
 SHORTEST, LONGEST = 15, 400
 
 
@@ -134,12 +136,11 @@ def read_text(path: Path) -> str:
 
 
 def _is_prose(sentence: str) -> bool:
-    letters = sum(c.isalpha() or c == " " for c in sentence)
     return (
         SHORTEST <= len(sentence) <= LONGEST
         and sentence.count(" ") >= 2
-        and letters >= 0.85 * len(sentence)
         and sentence.isascii()
+        and len(sentence) - len(sentence.encode().translate(None, _LETTERS)) >= 0.85 * len(sentence)
     )
 
 
