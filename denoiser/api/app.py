@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from denoiser.api.batching import Admission
+from denoiser.api.batching import Admission, in_passing_thread
 from denoiser.api.gate import OPEN_PAGES, Gate, read_limited, refusal
 from denoiser.api.metrics import Metrics
 from denoiser.api.schemas import (
@@ -169,7 +169,7 @@ def create_app(
 
 async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Service], parts: Parts) -> None:
     """Load, say that the service is ready, then train whatever is uploaded until cancelled."""
-    routes.service = service = await asyncio.to_thread(load)
+    routes.service = service = await in_passing_thread(load)
     _log.info("ready", device=service.denoiser.device)
     if not isinstance(parts.training, OffError) and parts.open_model:
         await training.run(_switch_of(service, parts.training.models, parts.open_model))
@@ -178,11 +178,8 @@ async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Ser
 def _switch_of(
     service: Service, models: Models, open_model: Callable[[Path], Denoiser]
 ) -> Callable[[str], Awaitable[None]]:
-    def load(model: str) -> Denoiser:
-        return open_model(models.find(model))
-
     async def switch(model: str) -> None:
-        service.switch(await asyncio.to_thread(load, model))
+        service.switch(await in_passing_thread(lambda: open_model(models.find(model))))
         _log.info("switched", model=model)
 
     return switch

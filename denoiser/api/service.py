@@ -7,13 +7,14 @@ depend on what shares its batch.
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 from pydantic import BaseModel
 
-from denoiser.api.batching import Batcher
+from denoiser.api.batching import Batcher, TextBatcher
 from denoiser.api.requests import check_texts, read_body, read_vectors, write_rows, write_vectors
 from denoiser.api.schemas import (
     Closeness,
@@ -32,10 +33,10 @@ from denoiser.api.schemas import (
 from denoiser.errors import InvalidInputError
 from denoiser.model import Mode
 from denoiser.model.denoise import Denoiser
-from denoiser.model.encoder import MODEL_NAME, Embeddings, Encoder
+from denoiser.model.encoder import BATCH_SIZE, MODEL_NAME, Embeddings, Encoder
 from denoiser.model.noise import Levels, add_noise, estimate_levels
 
-ENCODED_AT_ONCE, DENOISED_AT_ONCE = 512, 8192  # texts are sorted by length within a batch: more, and less is padding
+DENOISED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,17 @@ class Service:
 
     def __init__(self, denoiser: Denoiser, encoder: Encoder, limits: Limits) -> None:
         self.denoiser, self.encoder, self.limits = denoiser, encoder, limits
-        self._encoding = Batcher(self._encode_batch, len, ENCODED_AT_ONCE, "encode")
-        self._denoising = Batcher(self._denoise_batch, lambda noisy: len(noisy.levels), DENOISED_AT_ONCE, "denoise")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._encoding = TextBatcher(encoder.encode, BATCH_SIZE, self._thread)
+        self._denoising = Batcher(self._denoise_batch, lambda noisy: len(noisy.levels), DENOISED_AT_ONCE, self._thread)
 
     def switch(self, denoiser: Denoiser) -> None:
         """Denoise with another model from the next batch on."""
         self.denoiser = denoiser
 
     def close(self) -> None:
-        """Finish the running batches."""
-        self._encoding.close()
-        self._denoising.close()
+        """Finish the running batch; what waits is never computed."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def denoise(self, body: bytes, *kinds: type[TextRequest] | type[EmbeddingRequest]) -> Reply:
         """The reply to a denoise body of one of the kinds. Raises DenoiserError."""
@@ -136,10 +137,6 @@ class Service:
             return await asyncio.to_thread(read_vectors, request, self.denoiser.width, self.limits.rows)
         check_texts(request.texts, self.limits.texts)
         return await self._encoding.run(request.texts)
-
-    def _encode_batch(self, requests: list[list[str]]) -> list[Embeddings]:
-        vectors = self.encoder.encode([text for texts in requests for text in texts])
-        return _split(vectors, [len(texts) for texts in requests])
 
     def _denoise_batch(self, requests: list[Noisy]) -> list[Embeddings]:
         denoiser, results = self.denoiser, [r.embeddings for r in requests]

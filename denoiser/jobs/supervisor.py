@@ -64,7 +64,8 @@ class Supervisor:
 
     async def _work(self, job: Job) -> None:
         await asyncio.to_thread(self._store.started, job.id)
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), "OMP_WAIT_POLICY": "PASSIVE"}
+        half = str(max(1, (os.cpu_count() or 1) // 2))
+        threads = {"OMP_NUM_THREADS": half, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         self._process = await asyncio.create_subprocess_exec(
             *self._command(job.id), stdin=asyncio.subprocess.PIPE, env=os.environ | threads, start_new_session=True
         )
