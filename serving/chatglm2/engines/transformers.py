@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
-from chatglm2.engines import attention
+from chatglm2.engines import attention, linear
 from chatglm2.engines.base import Limits, Sampling, Step, token_ids
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
 from chatglm2.errors import ChatError, OutOfMemory, Unavailable
@@ -67,6 +67,7 @@ class TransformersEngine:
         )
         if device == "cpu":
             attention.use(model)
+            linear.pack(model)
         return cls(model.to(device).eval(), **sizes)
 
     def ready(self) -> bool:
