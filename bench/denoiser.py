@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import httpx
@@ -46,20 +47,25 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The quickest time of each way; the ways take turns."""
+def _turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each way by round. They take turns, another one first in each round."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            times[name].append(_timed(way))
-    return {name: min(found) for name, found in times.items()}
+    names = list(ways)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(_timed(ways[name]))
+    return times
 
 
-def _show(title: str, seconds: dict[str, float], count: int) -> None:
-    base = next(iter(seconds.values()))
+def _show(title: str, seconds: dict[str, list[float]], count: int) -> None:
+    """Medians over the rounds; the ratio is that of the speeds within a round."""
+    bases = next(iter(seconds.values()))
     table = Table("", "seconds", "per second", "speed, ratio to the first", title=title)
     for name, found in seconds.items():
-        table.add_row(name, f"{found:.2f}", f"{count / found:.0f}", f"{base / found:.2f}")
+        middle = median(found)
+        ratio = median(base / own for base, own in zip(bases, found, strict=True))
+        table.add_row(name, f"{middle:.2f}", f"{count / middle:.0f}", f"{ratio:.2f}")
     _console.print(table)
 
 
@@ -105,7 +111,7 @@ def embeddings(
     count: Annotated[int, typer.Option(help="How many texts.")] = 2000,
     batch: Annotated[int, typer.Option(help="Texts in a request.")] = 50,
     clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds; the quickest of each way counts.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
     peer: Annotated[list[str] | None, typer.Option(help="Base address of another server to compare with.")] = None,
 ) -> None:
     """Embed texts with sentence-transformers in one call, and over HTTP, in turns."""
@@ -140,7 +146,7 @@ def _multiplications() -> int:
 
 def files(
     count: Annotated[int, typer.Option(help="How many vectors.")] = 100_000,
-    rounds: Annotated[int, typer.Option(help="Rounds; the quickest of each way counts.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
 ) -> None:
     """Denoise a file of vectors with the command, and multiply it by one matrix of as many numbers, in turns."""
     width = round(_multiplications() / WIDTH)
