@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Setup, started
 from bench.prompts import SETS
+from bench.turns import rotated
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -124,7 +125,7 @@ def _measure(
     for turn in range(rounds):
         for place, level in enumerate(levels):
             batch = some(max(8, level))
-            for name in _rotated(list(contenders), turn):
+            for name in rotated(list(contenders), turn):
                 figures = contenders[name].measure(batch, level, new_tokens).figures()
                 found[name][place].append(figures)
                 speed = f"{figures['tokens_per_second']:.1f} tokens/s"
@@ -134,12 +135,6 @@ def _measure(
         name: [_medians(runs, base) for runs, base in zip(by_level, bases, strict=True)]
         for name, by_level in found.items()
     }
-
-
-def _rotated(names: list[str], turn: int) -> list[str]:
-    """Another one first in each round, so that none always follows the same one."""
-    first = turn % len(names)
-    return names[first:] + names[:first]
 
 
 def _medians(runs: list[dict[str, float]], base: list[dict[str, float]]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.ports import free_port
+from bench.turns import rotated
 
 MODEL = "all-MiniLM-L6-v2"
 WIDTH = 384
@@ -48,12 +49,10 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each way by round. They take turns, another one first in each round."""
+    """The seconds of each way by round; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
     for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in rotated(list(ways), turn):
             times[name].append(_timed(ways[name]))
     return times
 
