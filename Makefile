@@ -16,7 +16,7 @@ PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-deps
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes
 
-.PHONY: help install serve serve-djl test install-vllm test-vllm test-container sbom lint format type check requirements clean
+.PHONY: help install serve serve-djl test install-vllm test-vllm test-gpu test-container sbom lint format type check requirements clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -62,6 +62,9 @@ install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for
 
 test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## ask the chat contract of the vLLM engine
 	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/chatglm2 -m vllm
+
+test-gpu: $(VENV)/dev ## ask engine and chat contract of a GPU
+	$(BIN)/python -m pytest tests/chatglm2 -m gpu
 
 test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on Debian with docker.io iptables debootstrap)
 	$(BIN)/python -m pytest tests/container -m container

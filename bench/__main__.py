@@ -6,6 +6,7 @@ import sys
 import typer
 
 from bench.chat import chat, compare
+from bench.checkpoint import checkpoint
 from bench.convert import conversion
 from bench.denoiser import embeddings, files
 from bench.soak import soak
@@ -22,6 +23,7 @@ def commands() -> None:
 cli.command("chat")(chat)
 cli.command("compare")(compare)
 cli.command("soak")(soak)
+cli.command("checkpoint")(checkpoint)
 cli.command("convert")(conversion)
 cli.command("embeddings")(embeddings)
 cli.command("files")(files)

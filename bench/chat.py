@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Setup, started
 from bench.prompts import SETS
+from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
@@ -69,6 +70,7 @@ def compare(
     only: Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: starts minutes sooner.")] = False,
+    gpu_memory: Annotated[float, typer.Option(help="Share of the GPU's memory for each that is on vLLM.")] = 0.2,
     prompts: Set = "short",
     concurrent: Concurrent = "1,16,32",
     new_tokens: NewTokens = 48,
@@ -84,7 +86,8 @@ def compare(
         raise typer.BadParameter(
             f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(RECIPES)}"
         )
-    setup = Setup(model, dtype, eager, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
+    setup = Setup(model, dtype, eager, gpu_memory, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
+    limit = roofline(model)
     _console.print(f"starting {len(names)} contenders; their messages are in {setup.logs}")
     try:
         with contextlib.ExitStack() as stack:
@@ -93,6 +96,8 @@ def compare(
     except ContenderFailed as error:
         raise _refused(error) from None
     _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
+    if limit is not None:
+        _show_limit(figures, limit)
     _save(figures, save, prompts, new_tokens)
 
 
@@ -162,12 +167,24 @@ def _show(figures: Figures, title: str) -> None:
     _console.print(table)
 
 
+def _show_limit(figures: Figures, limit: Roofline) -> None:
+    """How near each contender comes to the limit with one request, by its time per token after the first."""
+    _console.print(str(limit))
+    for name, rows in figures.items():
+        for row in rows:
+            if row["concurrent"] == 1 and row["per_token_p50"] > 0:  # not where an answer comes whole
+                share = 1 / row["per_token_p50"] / limit.tokens_per_second
+                _console.print(
+                    f"  {name}: {1 / row['per_token_p50']:.0f} tokens/s after the first, {share:.0%} of that"
+                )
+
+
 def _save(figures: Figures, path: Path | None, prompts: str, new_tokens: int) -> None:
     if path is None:
         return
     about: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{platform.machine()}, {platform.system()}, {device_name()}",
         "prompts": prompts,
         "new_tokens": new_tokens,
         "contenders": figures,

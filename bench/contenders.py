@@ -76,8 +76,8 @@ class DirectProcess:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a contender is started: arguments of Python, in which `{port}`, `{model}`, `{dtype}` and vLLM's `{eager}` are
-    filled in."""
+    """How a contender is started: arguments of Python, in which `{port}`, `{model}`, `{dtype}` and vLLM's `{eager}` and
+    `{gpu_memory}` are filled in."""
 
     command: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +99,8 @@ RECIPES = {
     "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),
     "vLLM's own server": Recipe(
         "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-        "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 {eager}",
+        "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 --gpu-memory-utilization {gpu_memory} "
+        "{eager}",
         {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
         vllm=True,
     ),
@@ -115,11 +116,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What all contenders share: a native checkpoint's folder, its type, vLLM compiled or not, and where logs go."""
+    """What all contenders share: a native checkpoint's folder, its type, vLLM compiled or not and with what share of
+    the GPU's memory, and where logs go."""
 
     model: Path
     dtype: str
     eager: bool
+    gpu_memory: float
     vllm_python: Path | None
     logs: Path
 
@@ -130,9 +133,16 @@ def started(name: str, setup: Setup) -> Iterator[Contender]:
     recipe, port = RECIPES[name], free_port()
     python = str(setup.vllm_python) if recipe.vllm and setup.vllm_python else sys.executable
     eager = "--enforce-eager" if setup.eager else ""
-    filled = recipe.command.format(port=port, model=setup.model, dtype=setup.dtype, eager=eager)
+    given = {"model": setup.model, "dtype": setup.dtype, "gpu_memory": setup.gpu_memory}
+    filled = recipe.command.format(port=port, eager=eager, **given)
     command = [python, *filled.split()]
-    settings = {"HF_MODEL_ID": str(setup.model), "CHAT_DTYPE": setup.dtype, "CHAT_EAGER": str(setup.eager)}
+    settings = {
+        "HF_MODEL_ID": str(setup.model),
+        "CHAT_DTYPE": setup.dtype,
+        "CHAT_EAGER": str(setup.eager),
+        "CHAT_CACHE_TOKENS": str(DEFAULT_CACHE_TOKENS),
+        "CHAT_GPU_MEMORY": str(setup.gpu_memory),
+    }
     env = os.environ | settings | {"OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
     pipe = subprocess.PIPE if recipe.direct else subprocess.DEVNULL
     place = setup.logs / f"{name}.log"

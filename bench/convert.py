@@ -1,39 +1,21 @@
 """Memory and time of converting a checkpoint with the layer shapes of ChatGLM2-6B, against copying its files."""
 
-import io
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import psutil
-import sentencepiece
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from chatglm2.checkpoint.original import OriginalConfig
-from chatglm2.checkpoint.weights import original_shapes
-
-SHAPES = OriginalConfig(
-    num_layers=28,
-    hidden_size=4096,
-    ffn_hidden_size=13696,
-    kv_channels=128,
-    num_attention_heads=32,
-    multi_query_group_num=2,
-    padded_vocab_size=65024,
-    seq_length=32768,
-    layernorm_epsilon=1e-5,
-)
-"""config.json of ChatGLM2-6B."""
+from bench.checkpoint import write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,44 +48,6 @@ def conversion(
     times, memory = converted.seconds / copied.seconds, converted.anonymous / max(sizes)
     console.print(f"largest of {shards} shards: {max(sizes) / 1e9:.2f} GB")
     console.print(f"converting took {times:.1f} times as long as copying, and {memory:.2f} shards of memory")
-
-
-def write_checkpoint(folder: Path, layers: int, shards: int) -> list[Path]:
-    """An original checkpoint with random weights in float16, shard by shard; its weight files."""
-    folder.mkdir()
-    sizes = asdict(SHAPES) | {"num_layers": layers}
-    fixed = {"model_type": "chatglm", "add_qkv_bias": True, "multi_query_attention": True, "torch_dtype": "float16"}
-    (folder / "config.json").write_text(json.dumps(sizes | fixed))
-    (folder / "tokenizer.model").write_bytes(_sentencepiece())
-    shapes = list(original_shapes(OriginalConfig(**sizes)).items())
-    each = -(-len(shapes) // shards)
-    weight_map: dict[str, str] = {}
-    files = []
-    for number in range(shards):
-        part = dict(shapes[number * each : (number + 1) * each])
-        file = folder / f"pytorch_model-{number + 1:05}-of-{shards:05}.bin"
-        torch.save({key: torch.randn(shape, dtype=torch.float16) * 0.02 for key, shape in part.items()}, file)
-        weight_map |= dict.fromkeys(part, file.name)
-        files.append(file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    return files
-
-
-def _sentencepiece() -> bytes:
-    """A small model of ChatGLM2's kind."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["weights and memory", "time and disk", "one shard at a time"] * 20),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=320,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 def _copy(files: list[Path], folder: Path) -> Run:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bench.load import drive
+from chatglm2.device import choose_device
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.prompt import Message, Prompter
 from chatglm2.settings import Settings
@@ -42,7 +43,7 @@ def generate_ask(model: Any, prompter: Prompter) -> Ask:
     one_at_a_time = asyncio.Lock()
 
     def generate(ids: list[int], new_tokens: int) -> int:
-        prompt = torch.tensor([ids])
+        prompt = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             made = model.generate(
                 prompt,
@@ -72,7 +73,8 @@ async def serve(kind: str) -> None:
 
         path, engine = find_model(settings), None
         dtype = getattr(torch, "float32" if settings.dtype == "auto" else settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model = model.to(choose_device(settings.device)).eval()
         ask = generate_ask(model, Prompter(AutoTokenizer.from_pretrained(path, local_files_only=True)))
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):

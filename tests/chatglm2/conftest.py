@@ -9,10 +9,18 @@ import pytest
 
 from tests import servers
 
-ADAPTERS = ("serve", pytest.param("djl", marks=pytest.mark.djl), pytest.param("vllm", marks=pytest.mark.vllm))
-"""FastAPI, DJL Serving, and FastAPI with the vLLM engine."""
+ADAPTERS = (
+    "serve",
+    pytest.param("djl", marks=pytest.mark.djl),
+    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("gpu", marks=pytest.mark.gpu),
+)
+"""FastAPI, DJL Serving, FastAPI with the vLLM engine, and FastAPI on a GPU."""
 
-ADAPTER_NAMES = ("fastapi", "djl", "vllm")
+ADAPTER_NAMES = ("fastapi", "djl", "vllm", "gpu")
+
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
+"""Where an engine's model is."""
 
 
 @pytest.fixture(scope="session", params=ADAPTERS, ids=ADAPTER_NAMES)
@@ -29,6 +37,9 @@ def start(
     if adapter == "vllm":
         given = {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"} | dict(env or {})
         return servers.chat("serve", log, given, *options, python=vllm_python())
+    if adapter == "gpu":
+        given = {"CHAT_ENGINE": "transformers", "CHAT_DEVICE": "cuda"} | dict(env or {})
+        return servers.chat("serve", log, given, *options)
     if adapter == "djl":
         require_djl()
     return servers.chat(adapter, log, env, *options)

@@ -22,6 +22,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -113,7 +114,10 @@ class VllmEngine:
                 self._engine = await asyncio.to_thread(self._start)
 
     def _start(self) -> AsyncLLM:
-        return AsyncLLM.from_engine_args(self._arguments, stat_loggers=[self._cache_use.logger])
+        # The context decides how many tokens a forward pass takes where nothing is set: more, the larger the GPU.
+        return AsyncLLM.from_engine_args(
+            self._arguments, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=[self._cache_use.logger]
+        )
 
 
 class CacheUse:

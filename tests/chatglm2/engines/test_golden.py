@@ -14,6 +14,7 @@ from chatglm2.checkpoint.convert import convert
 from chatglm2.engines.base import Sampling, Step
 from chatglm2.engines.transformers import TransformersEngine
 from chatglm2.prompt import Message, Prompter
+from tests.chatglm2.conftest import DEVICES
 from tests.golden import golden_folder
 
 SIZES = {"cache_tokens": 8192, "batch_tokens": 512, "max_running": 32}
@@ -31,9 +32,14 @@ def cases() -> list[dict[str, Any]]:
     return list(json.loads((golden_folder() / "expected.json").read_text(encoding="utf-8"))["cases"])
 
 
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def engine(folder: Path) -> AsyncIterator[TransformersEngine]:
-    engine = TransformersEngine.load(folder, torch.float32, "cpu", **SIZES)
+async def engine(folder: Path, device: str) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine.load(folder, torch.float32, device, **SIZES)
     yield engine
     await engine.close()
 
@@ -96,9 +102,11 @@ async def test_beam_search_gives_the_originals_answer(
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == case["beam4_response"]
 
 
-async def test_half_precision_beams_answer_on_every_turn(folder: Path, cases: list[dict[str, Any]]) -> None:
+async def test_half_precision_beams_answer_on_every_turn(
+    folder: Path, device: str, cases: list[dict[str, Any]]
+) -> None:
     """Where the original fails with "probability tensor contains inf, nan", greedy and sampled beams alike."""
-    engine = TransformersEngine.load(folder, torch.float16, "cpu", **SIZES)
+    engine = TransformersEngine.load(folder, torch.float16, device, **SIZES)
     try:
         for case in cases:
             for choice in ({}, {"do_sample": True, "temperature": 0.01, "top_p": 0.7, "top_k": 50, "seed": 1}):

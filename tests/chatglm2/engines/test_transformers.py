@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from chatglm2.engines.base import Sampling, Step
 from chatglm2.engines.transformers import TransformersEngine
 from chatglm2.errors import ChatError
+from tests.chatglm2.conftest import DEVICES
 
 POISON = 99
 """A token whose embedding is not a number."""
@@ -50,9 +51,10 @@ def tiny_model(poisoned: bool = False) -> Any:
     return model
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[TransformersEngine]:
-    engine = TransformersEngine(tiny_model(), cache_tokens=1024, batch_tokens=64, max_running=16)
+@pytest.fixture(params=DEVICES)
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[TransformersEngine]:
+    model = tiny_model().to(request.param)
+    engine = TransformersEngine(model, cache_tokens=1024, batch_tokens=64, max_running=16)
     yield engine
     await engine.close()
 
