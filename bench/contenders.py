@@ -89,11 +89,11 @@ class Recipe:
 
 _FASTAPI = "-m chatglm2 serve --port {port}"
 _DJL = "-m chatglm2 djl --port {port}"
-_VLLM = {"CHAT_ENGINE": "vllm"}
+_TRANSFORMERS, _VLLM = {"CHAT_ENGINE": "transformers"}, {"CHAT_ENGINE": "vllm"}
 RECIPES = {
-    "transformers engine in FastAPI": Recipe(_FASTAPI),
-    "transformers engine in DJL Serving": Recipe(_DJL),
-    "transformers engine directly": Recipe("-m bench.direct engine", direct=True),
+    "transformers engine in FastAPI": Recipe(_FASTAPI, _TRANSFORMERS),
+    "transformers engine in DJL Serving": Recipe(_DJL, _TRANSFORMERS),
+    "transformers engine directly": Recipe("-m bench.direct engine", _TRANSFORMERS, direct=True),
     "vLLM engine in FastAPI": Recipe(_FASTAPI, _VLLM, vllm=True),
     "vLLM engine in DJL Serving": Recipe(_DJL, _VLLM, vllm=True),
     "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),

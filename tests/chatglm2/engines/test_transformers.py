@@ -70,9 +70,11 @@ async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampli
     return [step.token async for step in engine.generate(prompt, sampling)]
 
 
-def reference(prompt: list[int], seed: int | None = None, **generation: Any) -> list[int]:
+def reference(
+    prompt: list[int], seed: int | None = None, device: torch.device | str = "cpu", **generation: Any
+) -> list[int]:
     """What plain `generate` gives. It draws from torch's global seed, as an engine does at its start: ask it after."""
-    model, ids = tiny_model(), torch.tensor([prompt])
+    model, ids = tiny_model().to(device), torch.tensor([prompt], device=device)
     config = GenerationConfig(eos_token_id=END, pad_token_id=0, **generation)
     if seed is not None:
         torch.manual_seed(seed)
@@ -95,7 +97,8 @@ async def test_sampling_equals_generate_with_the_same_seed(
     engine: TransformersEngine, seed: int, choice: dict[str, Any]
 ) -> None:
     answer = await tokens(engine, PROMPTS[0], Sampling(20, seed=seed, **choice))
-    assert answer == reference(PROMPTS[0], seed, max_new_tokens=20, **choice)
+    device = engine._model.device  # other devices draw other numbers for a seed
+    assert answer == reference(PROMPTS[0], seed, device, max_new_tokens=20, **choice)
 
 
 async def test_repetition_penalty_equals_generate(engine: TransformersEngine) -> None:
@@ -180,6 +183,7 @@ async def test_requests_beside_output_that_is_not_finite_never_get_a_wrong_answe
     assert await tokens(poisoned, PROMPTS[1], sampling) == expected
 
 
+@pytest.mark.parametrize("engine", ["cpu"], indirect=True)  # on a GPU such an id ends CUDA for the whole process
 async def test_dead_generation_thread_is_started_again(engine: TransformersEngine) -> None:
     with pytest.raises(ChatError):  # an id outside the vocabulary, which the service never lets through
         await tokens(engine, [5, 1000], Sampling(4))
