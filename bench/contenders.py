@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import aiohttp
 import httpx
 
 from bench.load import Answer, Level, over_http
@@ -53,7 +54,7 @@ class HttpServer:
         """Over HTTP, streamed. Raises ContenderFailed."""
         try:
             return asyncio.run(over_http(self.url, self.model, prompts, concurrent, new_tokens))
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise ContenderFailed(f"{self.url} ({self.model}): {error or type(error).__name__}") from error
 
 

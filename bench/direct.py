@@ -29,8 +29,8 @@ def engine_ask(engine: Engine, prompter: Prompter) -> Ask:
         count = 0
         steps = engine.generate(prompter.encode([Message("user", prompt)]), Sampling(new_tokens))
         async with contextlib.aclosing(steps):
-            async for _ in steps:
-                count += 1
+            async for made in steps:
+                count += len(made)
                 yield count
 
     return ask

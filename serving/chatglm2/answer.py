@@ -19,6 +19,8 @@ class Answer:
     def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...] = ()) -> None:
         self._detokenizer = detokenizer
         self._stop = stop
+        self._marks = (*stop, *SUBSTITUTIONS)
+        self._starts = frozenset(mark[0] for mark in self._marks)
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -54,7 +56,8 @@ class Answer:
         broken character, which the original shows only together with what follows."""
         if text.endswith(BROKEN):
             return len(text) - len(text.rstrip(BROKEN))
-        marks = (*self._stop, *SUBSTITUTIONS)
-        longest = min(len(text), max(map(len, marks)) - 1)
-        ends = (size for size in range(longest, 0, -1) if any(mark.startswith(text[-size:]) for mark in marks))
+        longest = min(len(text), max(map(len, self._marks)) - 1)
+        if self._starts.isdisjoint(text[len(text) - longest :]):
+            return 0
+        ends = (size for size in range(longest, 0, -1) if any(mark.startswith(text[-size:]) for mark in self._marks))
         return next(ends, 0)

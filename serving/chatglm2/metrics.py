@@ -38,25 +38,28 @@ class Metrics:
                 f"cannot listen on {host}:{port} for metrics: {error.strerror}; choose another CHAT_METRICS_PORT"
             ) from None
 
-    async def watched(self, prompt_tokens: int, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
-        """`steps` of one answer as they come, counted and timed."""
+    async def watched(
+        self, prompt_tokens: int, steps: AsyncGenerator[list[Step], None]
+    ) -> AsyncGenerator[list[Step], None]:
+        """`steps` of one answer as they come, counted and timed; those that come together share the time."""
         place, last = self.waiting, time.monotonic()
         place.inc()
         self.prompt_tokens.inc(prompt_tokens)
         try:
             async with contextlib.aclosing(steps):
-                async for step in steps:
-                    now = time.monotonic()
+                async for made in steps:
+                    now, following = time.monotonic(), len(made)
                     if place is self.waiting:
                         self.first_token.observe(now - last)
                         place.dec()
                         place = self.running
                         place.inc()
-                    else:
-                        self.next_token.observe(now - last)
+                        following -= 1
+                    for _ in range(following):
+                        self.next_token.observe((now - last) / len(made))
                     last = now
-                    self.new_tokens.inc()
-                    yield step
+                    self.new_tokens.inc(len(made))
+                    yield made
         finally:
             place.dec()
 

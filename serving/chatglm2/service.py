@@ -105,7 +105,7 @@ class ChatService:
             stream = self._stream(request, await anext(changes), changes, request_id)
             return Reply(request.replies.stream_type, stream)
         async with contextlib.aclosing(changes):
-            results = _results([change async for change in changes])
+            results = _results([change async for some in changes for change in some])
         return Reply("application/json", request.replies.whole(results))
 
     def _count(self, status: int) -> None:
@@ -130,17 +130,16 @@ class ChatService:
             raise BadRequest(f"{request.budget.prompt_field}: the question is empty; send some text")
 
     async def _stream(
-        self, request: ChatRequest, first: Change, changes: AsyncGenerator[Change, None], request_id: str
+        self, request: ChatRequest, first: list[Change], changes: AsyncGenerator[list[Change], None], request_id: str
     ) -> AsyncGenerator[str, None]:
         """Parts of a stream. What fails after the first is said in the last."""
-        replies, seen = request.replies, [first]
+        replies, seen = request.replies, [*first]
         async with contextlib.aclosing(changes):
             try:
-                yield replies.begin() + replies.change(first)
-                async for change in changes:
-                    if change.result is not None:
-                        seen.append(change)
-                    if part := replies.change(change):
+                yield replies.begin() + "".join(map(replies.change, first))
+                async for some in changes:
+                    seen += [change for change in some if change.result is not None]
+                    if part := "".join(map(replies.change, some)):
                         yield part
                 self._count(200)
                 if part := replies.end(_results(seen)):
@@ -157,7 +156,7 @@ class ChatService:
                 self._count(CLIENT_LEFT)
                 raise
 
-    async def _answers(self, request: ChatRequest) -> AsyncGenerator[Change, None]:
+    async def _answers(self, request: ChatRequest) -> AsyncGenerator[list[Change], None]:
         """The changes of all answers to one request, as they come."""
         deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
         with self._places(request.choices):
@@ -169,29 +168,35 @@ class ChatService:
             ]
             changes = answers[0] if len(answers) == 1 else merged(answers)
             async with contextlib.aclosing(changes):
-                async for change in changes:
-                    yield change
+                async for some in changes:
+                    yield some
 
     async def _answer(
         self, number: int, prompt: list[int], sampling: Sampling, stop: tuple[str, ...], deadline: float
-    ) -> AsyncGenerator[Change, None]:
+    ) -> AsyncGenerator[list[Change], None]:
         answer = Answer(self._tokens.detokenizer(), stop)
         tokens, finish, scored, told = 0, None, list[ScoredToken](), 0
         steps = self._metrics.watched(len(prompt), until(deadline, self._engine.generate(prompt, sampling)))
         async with contextlib.aclosing(steps):
-            async for step in steps:
-                tokens, finish = tokens + 1, step.finish
-                if step.logprobs is not None and step.finish != "stop":
-                    scored.append(self._scored(step.token, step.logprobs))
-                if delta := answer.push(step.token):
-                    yield Change(number, delta, answer.text, tuple(scored[told:]))
-                    told = len(scored)
+            async for made in steps:
+                changes = list[Change]()
+                for step in made:
+                    tokens, finish = tokens + 1, step.finish
+                    if step.logprobs is not None and step.finish != "stop":
+                        scored.append(self._scored(step.token, step.logprobs))
+                    if delta := answer.push(step.token):
+                        changes.append(Change(number, delta, answer.text, tuple(scored[told:])))
+                        told = len(scored)
+                    if answer.stopped:
+                        break
+                if changes:
+                    yield changes
                 if answer.stopped:
                     break
         delta = answer.finish()
         ended: Finish = "stop" if answer.stopped else finish or "length"
         result = Result(answer.text, ended, len(prompt), tokens, tuple(scored))
-        yield Change(number, delta, answer.text, tuple(scored[told:]), result)
+        yield [Change(number, delta, answer.text, tuple(scored[told:]), result)]
 
     def _scored(self, token: int, logprobs: Logprobs) -> ScoredToken:
         top = tuple((self._tokens.piece(other), logprob) for other, logprob in logprobs.top)

@@ -9,21 +9,21 @@ from chatglm2.engines.base import Step
 from chatglm2.errors import DeadlinePassed
 
 
-async def until(deadline: float, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+async def until(deadline: float, steps: AsyncGenerator[list[Step], None]) -> AsyncGenerator[list[Step], None]:
     """`steps` up to `deadline` on the event loop's clock. Raises DeadlinePassed."""
     async with contextlib.aclosing(steps):
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    step = await anext(steps)
+                    made = await anext(steps)
             except StopAsyncIteration:
                 return
             except TimeoutError:
                 raise DeadlinePassed("the request took longer than a request may; ask for fewer tokens") from None
-            yield step
+            yield made
 
 
-async def merged(streams: list[AsyncGenerator[Change, None]]) -> AsyncGenerator[Change, None]:
+async def merged(streams: list[AsyncGenerator[list[Change], None]]) -> AsyncGenerator[list[Change], None]:
     """The changes of several answers in the order in which they come."""
     waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
     try:
@@ -32,9 +32,9 @@ async def merged(streams: list[AsyncGenerator[Change, None]]) -> AsyncGenerator[
             for task in done:
                 stream = waiting.pop(task)
                 with contextlib.suppress(StopAsyncIteration):
-                    change = task.result()
+                    changes = task.result()
                     waiting[asyncio.ensure_future(anext(stream))] = stream
-                    yield change
+                    yield changes
     finally:
         for task in waiting:
             task.cancel()

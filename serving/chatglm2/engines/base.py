@@ -1,5 +1,8 @@
 """The engine interface: token ids in, token ids out, one `Step` for each new token.
 
+Steps come in lists: all that were made since the last were taken. While whoever reads them keeps up, a list has one;
+when answers come faster than they can be written one by one, each is written less often, and not later.
+
 Closing the iterator cancels the request and frees its memory. Limits are checked before an engine is asked.
 """
 
@@ -68,8 +71,8 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """Whether a request given now would be answered."""
 
-    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """New tokens after `prompt`, as they are made. Raises `ChatError` where the engine fails."""
+    def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:
+        """New tokens after `prompt`, as they are made. No list is empty. Raises `ChatError` where the engine fails."""
 
     def cache_use(self) -> float:
         """Share of the key-value cache that is in use, 0 to 1."""

@@ -19,7 +19,7 @@ from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, 
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from chatglm2.engines import attention, linear
-from chatglm2.engines.base import Limits, Sampling, Step, token_ids
+from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
 from chatglm2.errors import ChatError, OutOfMemory, Unavailable
 
@@ -79,21 +79,20 @@ class TransformersEngine:
         processor = self._manager.batch_processor
         return 0.0 if processor is None else 1.0 - float(processor.cache.compute_free_capacity())
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """One step for each new token; a beam search gives its steps together at its end."""
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:
+        """Steps as they come; a beam search gives them all at its end."""
         if sampling.num_beams > 1:
-            for step in await self._search(prompt, sampling):
-                yield step
+            yield await self._search(prompt, sampling)
             return
         chooser, made = Chooser.of(sampling, self._model.device, len(prompt)), list[int]()
         while True:
-            steps = self._attempt(prompt + made, sampling.max_new_tokens - len(made), chooser)
+            attempt = self._attempt(prompt + made, sampling.max_new_tokens - len(made), chooser)
             try:
-                async with contextlib.aclosing(steps):
-                    async for step in steps:
-                        logprobs = chooser.recorded[len(made)] if chooser.recorded else None
-                        made.append(step.token)
-                        yield replace(step, logprobs=logprobs) if logprobs else step
+                async with contextlib.aclosing(attempt):
+                    async for steps in attempt:
+                        recorded = chooser.recorded[len(made) :]
+                        made += [step.token for step in steps]
+                        yield _with_logprobs(steps, recorded) if recorded else steps
                 return
             except Interrupted:
                 continue
@@ -104,7 +103,9 @@ class TransformersEngine:
         if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
-    async def _attempt(self, prompt: list[int], max_new_tokens: int, chooser: Chooser) -> AsyncGenerator[Step, None]:
+    async def _attempt(
+        self, prompt: list[int], max_new_tokens: int, chooser: Chooser
+    ) -> AsyncGenerator[list[Step], None]:
         await self._ensure_running()
         request_id, results = uuid.uuid4().hex, asyncio.Queue[Any]()
         self._sampler.add(request_id, chooser)
@@ -114,22 +115,29 @@ class TransformersEngine:
             if self._manager.add_request(prompt, request_id, max_new_tokens, True, eos_token_id=self._ends) is None:
                 raise Interrupted
             while not finished:
-                result = await results.get()
-                if result.error is not None:
+                came = [await results.get()]
+                while not results.empty():
+                    came.append(results.get_nowait())
+                good = [result for result in came if result.error is None]
+                if good:
+                    finished, tokens = good[-1].is_finished(), good[-1].generated_tokens  # all tokens so far
+                    if steps := self._steps(tokens[seen:], finished):
+                        seen = len(tokens)
+                        yield steps
+                if len(good) < len(came):
                     await self._ensure_running()
-                    raise self._failure(request_id, result.error)
-                finished = result.is_finished()
-                tokens = result.generated_tokens
-                for place in range(seen, len(tokens)):
-                    yield self._step(tokens[place], last=finished and place == len(tokens) - 1)
-                seen = len(tokens)
+                    raise self._failure(request_id, came[-1].error)
         finally:
             if not finished:
                 self._manager.cancel_request(request_id)
             self._forget(request_id)
 
-    def _step(self, token: int, last: bool) -> Step:
-        return Step(token, ("stop" if token in self._ends else "length") if last else None)
+    def _steps(self, tokens: list[int], finished: bool) -> list[Step]:
+        """One for each of `tokens`; if the answer is finished, the last says why."""
+        steps = [Step(token) for token in tokens]
+        if finished and steps:
+            steps[-1] = Step(tokens[-1], "stop" if tokens[-1] in self._ends else "length")
+        return steps
 
     def _failure(self, request_id: str, error: str) -> Exception:
         if request_id in self._sampler.spoiled:
@@ -170,7 +178,7 @@ class TransformersEngine:
             finally:
                 cancelled.set()
                 await asyncio.wait([work])
-        return [self._step(token, last=index == len(tokens) - 1) for index, token in enumerate(tokens)]
+        return self._steps(tokens, finished=True)
 
     def _beam_search(self, prompt: list[int], sampling: Sampling, cancelled: threading.Event) -> list[int]:
         ids = torch.tensor([prompt], device=self._model.device)
@@ -209,6 +217,10 @@ class Cancelled(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         """For each of `input_ids`' rows, whether to stop."""
         return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
+
+
+def _with_logprobs(steps: list[Step], recorded: list[Logprobs]) -> list[Step]:
+    return [replace(step, logprobs=logprobs) for step, logprobs in zip(steps, recorded, strict=False)]
 
 
 def _beam_config(sampling: Sampling, ends: list[int]) -> GenerationConfig:

@@ -77,8 +77,8 @@ class VllmEngine:
         """Share of the key-value cache that is in use, 0 to 1, at the last step."""
         return self._cache_use.share
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """One step for each new token. Raises BadRequest for a beam search, Unavailable when vLLM's process dies."""
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:
+        """Steps as they come. Raises BadRequest for a beam search, Unavailable when vLLM's process dies."""
         if sampling.num_beams > 1:
             raise BadRequest(
                 f"num_beams: got {sampling.num_beams}, but vLLM searches no beams; send 1, or serve with "
@@ -89,8 +89,8 @@ class VllmEngine:
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
-                    for step in _steps(output.outputs[0], sampling.logprobs):
-                        yield step
+                    if steps := _steps(output.outputs[0], sampling.logprobs):
+                        yield steps
         except EngineDeadError:
             self._restart = asyncio.create_task(self._ensure_running())  # so that `/ping` recovers without a request
             raise Unavailable("the engine's process ended and is started again; send the request again") from None

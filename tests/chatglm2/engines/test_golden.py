@@ -45,7 +45,7 @@ async def engine(folder: Path, device: str) -> AsyncIterator[TransformersEngine]
 
 
 async def steps(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[Step]:
-    return [step async for step in engine.generate(prompt, sampling)]
+    return [step async for made in engine.generate(prompt, sampling) for step in made]
 
 
 async def greedy(engine: TransformersEngine, case: dict[str, Any], logprobs: int | None = None) -> list[Step]:

@@ -66,8 +66,12 @@ async def poisoned() -> AsyncIterator[TransformersEngine]:
     await engine.close()
 
 
+async def steps(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[Step]:
+    return [step async for made in engine.generate(prompt, sampling) for step in made]
+
+
 async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[int]:
-    return [step.token async for step in engine.generate(prompt, sampling)]
+    return [step.token for step in await steps(engine, prompt, sampling)]
 
 
 def reference(
@@ -125,19 +129,19 @@ async def test_mixed_requests_at_once_get_what_they_get_alone(engine: Transforme
 
 
 async def test_last_step_says_why_it_is_the_last(engine: TransformersEngine) -> None:
-    steps = [step async for step in engine.generate(PROMPTS[0], Sampling(5))]
-    assert [step.finish for step in steps] == [None] * 4 + ["length"]
+    answer = await steps(engine, PROMPTS[0], Sampling(5))
+    assert [step.finish for step in answer] == [None] * 4 + ["length"]
 
 
 async def test_end_token_stops(engine: TransformersEngine) -> None:
     """Sampled until the end token comes up, which with 100 tokens it does."""
-    steps: list[Step] = []
+    answer: list[Step] = []
     for seed in range(50):
-        steps = [step async for step in engine.generate([5], Sampling(100, do_sample=True, temperature=5.0, seed=seed))]
-        if steps[-1].finish == "stop":
+        answer = await steps(engine, [5], Sampling(100, do_sample=True, temperature=5.0, seed=seed))
+        if answer[-1].finish == "stop":
             break
-    assert steps[-1] == Step(END, "stop")
-    assert END not in [step.token for step in steps[:-1]]
+    assert answer[-1] == Step(END, "stop")
+    assert END not in [step.token for step in answer[:-1]]
 
 
 async def test_closed_stream_frees_its_place(engine: TransformersEngine) -> None:
