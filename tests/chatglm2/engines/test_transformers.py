@@ -74,6 +74,11 @@ async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampli
     return [step.token for step in await steps(engine, prompt, sampling)]
 
 
+def probability(step: Step) -> float:
+    assert step.logprobs is not None
+    return step.logprobs.token
+
+
 def reference(
     prompt: list[int], seed: int | None = None, device: torch.device | str = "cpu", **generation: Any
 ) -> list[int]:
@@ -131,6 +136,19 @@ async def test_mixed_requests_at_once_get_what_they_get_alone(engine: Transforme
 async def test_last_step_says_why_it_is_the_last(engine: TransformersEngine) -> None:
     answer = await steps(engine, PROMPTS[0], Sampling(5))
     assert [step.finish for step in answer] == [None] * 4 + ["length"]
+
+
+async def test_who_reads_late_gets_together_what_was_made_meanwhile(engine: TransformersEngine) -> None:
+    sampling = Sampling(20, logprobs=2)
+    expected = await steps(engine, PROMPTS[0], sampling)
+    late = engine.generate(PROMPTS[0], sampling)
+    first = await anext(late)
+    await tokens(engine, PROMPTS[1], Sampling(60))  # forward passes enough for the other, too
+    rest = [made async for made in late]
+    assert len(rest) == 1
+    answer = [*first, *rest[0]]
+    assert [(step.token, step.finish) for step in answer] == [(step.token, step.finish) for step in expected]
+    assert [probability(step) for step in answer] == pytest.approx([probability(step) for step in expected], abs=1e-4)
 
 
 async def test_end_token_stops(engine: TransformersEngine) -> None:
