@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# What vLLM reads when it is imported: it sends no statistics, writes warnings only, and starts clean processes.
+# What vLLM reads when it is imported: it sends no statistics, writes warnings only, and starts clean processes. It does
+# not sample by FlashInfer, which compiles for the GPU at the first top_k or top_p, and fails without a CUDA compiler.
 os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 
 from transformers import AutoConfig, GenerationConfig
 from vllm import SamplingParams
