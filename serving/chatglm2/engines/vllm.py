@@ -55,7 +55,7 @@ class Sizes:
 
 
 class VllmEngine:
-    """One model in vLLM's own process (and one more for each further GPU)."""
+    """One model in vLLM's own process (and one more for each of several GPUs)."""
 
     def __init__(self, path: Path, dtype: str, sizes: Sizes) -> None:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -168,7 +168,8 @@ def _arguments(path: Path, dtype: str, context: int, sizes: Sizes, cache: int | 
         gpu_memory_utilization=sizes.gpu_memory,
         tensor_parallel_size=sizes.tensor_parallel,
         pipeline_parallel_size=sizes.pipeline_parallel,
-        distributed_executor_backend=sizes.executor,
+        # None is a process for each of several GPUs; one GPU's work is done in the engine's process, without messages.
+        distributed_executor_backend="ray" if sizes.executor == "ray" else None,
         enforce_eager=sizes.eager,
         trust_remote_code=False,
         disable_log_stats=True,
