@@ -134,8 +134,9 @@ def started(name: str, setup: Setup) -> Iterator[Contender]:
     recipe, port = RECIPES[name], free_port()
     python = str(setup.vllm_python) if recipe.vllm and setup.vllm_python else sys.executable
     eager = "--enforce-eager" if setup.eager else ""
-    given = {"model": setup.model, "dtype": setup.dtype, "gpu_memory": setup.gpu_memory}
-    filled = recipe.command.format(port=port, eager=eager, **given)
+    filled = recipe.command.format(
+        port=port, model=setup.model, dtype=setup.dtype, eager=eager, gpu_memory=setup.gpu_memory
+    )
     command = [python, *filled.split()]
     settings = {
         "HF_MODEL_ID": str(setup.model),

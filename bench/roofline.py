@@ -12,6 +12,8 @@ from statistics import median
 import torch
 from safetensors import safe_open
 
+from chatglm2.checkpoint.index import list_shards
+
 COPIED = 4 * 2**30
 """Bytes; far more than any cache holds."""
 
@@ -70,7 +72,7 @@ def weight_bytes(model: Path) -> int:
     """Of all tensors in `model`'s safetensors files but the embeddings, unless they are the output layer's too."""
     tied = json.loads((model / "config.json").read_text()).get("tie_word_embeddings", False)
     total = 0
-    for file in sorted(model.glob("*.safetensors")):
+    for file in list_shards(model)[0]:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - it is no dict
                 if tied or name != "model.embed_tokens.weight":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatglm2.engines.base import Engine, Sampling, Step
 from tests import servers
 
 ADAPTERS = (
@@ -43,6 +44,11 @@ def start(
     if adapter == "djl":
         require_djl()
     return servers.chat(adapter, log, env, *options)
+
+
+async def steps(engine: Engine, prompt: list[int], sampling: Sampling) -> list[Step]:
+    """All steps of an answer."""
+    return [step async for made in engine.generate(prompt, sampling) for step in made]
 
 
 def require_djl() -> None:

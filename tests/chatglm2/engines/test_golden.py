@@ -14,7 +14,7 @@ from chatglm2.checkpoint.convert import convert
 from chatglm2.engines.base import Sampling, Step
 from chatglm2.engines.transformers import TransformersEngine
 from chatglm2.prompt import Message, Prompter
-from tests.chatglm2.conftest import DEVICES
+from tests.chatglm2.conftest import DEVICES, steps
 from tests.golden import golden_folder
 
 SIZES = {"cache_tokens": 8192, "batch_tokens": 512, "max_running": 32}
@@ -42,10 +42,6 @@ async def engine(folder: Path, device: str) -> AsyncIterator[TransformersEngine]
     engine = TransformersEngine.load(folder, torch.float32, device, **SIZES)
     yield engine
     await engine.close()
-
-
-async def steps(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[Step]:
-    return [step async for made in engine.generate(prompt, sampling) for step in made]
 
 
 async def greedy(engine: TransformersEngine, case: dict[str, Any], logprobs: int | None = None) -> list[Step]:

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from chatglm2.engines.base import Sampling, Step
 from chatglm2.engines.transformers import TransformersEngine
 from chatglm2.errors import ChatError
-from tests.chatglm2.conftest import DEVICES
+from tests.chatglm2.conftest import DEVICES, steps
 
 POISON = 99
 """A token whose embedding is not a number."""
@@ -64,10 +64,6 @@ async def poisoned() -> AsyncIterator[TransformersEngine]:
     engine = TransformersEngine(tiny_model(poisoned=True), cache_tokens=1024, batch_tokens=64, max_running=16)
     yield engine
     await engine.close()
-
-
-async def steps(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[Step]:
-    return [step async for made in engine.generate(prompt, sampling) for step in made]
 
 
 async def tokens(engine: TransformersEngine, prompt: list[int], sampling: Sampling) -> list[int]:
