@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 @dataclass
@@ -47,10 +48,12 @@ class Server:
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, and that no client is given before it is used: below those of outgoing connections."""
+    for port in random.sample(range(10_000, 30_000), 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("50 ports are taken")
 
 
 @contextlib.contextmanager

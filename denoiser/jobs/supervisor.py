@@ -70,6 +70,8 @@ class Supervisor:
             *self._command(job.id), stdin=asyncio.subprocess.PIPE, env=os.environ | threads, start_new_session=True
         )
         self._job = job.id
+        if (await asyncio.to_thread(self._store.get, job.id)).state in ENDS:  # cancelled while its worker started
+            self.stop(job.id)
         code = await self._process.wait()
         self._job = None
         ended = await asyncio.to_thread(self._store.get, job.id)

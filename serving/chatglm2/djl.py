@@ -16,8 +16,10 @@ import tempfile
 from pathlib import Path
 
 import httpx
+from rich.console import Console
 from rich.progress import Progress
 
+from chatglm2.checkpoint.exclusive import alone_in
 from chatglm2.checkpoint.manifest import sha256
 from chatglm2.control import Worker
 from chatglm2.errors import SetupError
@@ -163,22 +165,28 @@ def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, s
 def _unpacked(archive: Path, cache: Path) -> Path:
     """Folder with the content of `archive`, kept in the cache under its checksum."""
     folder = cache / f"djl-serving-{sha256(archive)[:16]}"
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".djl-serving-", dir=cache))
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(partial, filter="data")
-            partial.chmod(0o755)
-            partial.rename(folder)
-        except (tarfile.TarError, OSError) as error:
-            raise SetupError(f"{archive} cannot be unpacked: {error}") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    with alone_in(cache, Console(stderr=True)):
+        if not folder.is_dir():
+            _unpack(archive, folder)
     found = next(folder.glob("*/bin/serving"), None)
     if found is None:
         raise SetupError(f"{archive} holds no bin/serving; name an archive of DJL Serving")
     return found.parents[1]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """All of `archive` into `folder`, or nothing."""
+    partial = Path(tempfile.mkdtemp(prefix=".djl-serving-", dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except (tarfile.TarError, OSError) as error:
+        raise SetupError(f"{archive} cannot be unpacked: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fetched(cache: Path) -> Path:

@@ -39,7 +39,7 @@ def start(
         given = {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"} | dict(env or {})
         return servers.chat("serve", log, given, *options, python=vllm_python())
     if adapter == "gpu":
-        given = {"CHAT_ENGINE": "transformers", "CHAT_DEVICE": "cuda"} | dict(env or {})
+        given = {"CHAT_ENGINE": "transformers", "CHAT_DEVICE": "cuda", "CHAT_DTYPE": "float32"} | dict(env or {})
         return servers.chat("serve", log, given, *options)
     if adapter == "djl":
         require_djl()

@@ -26,7 +26,7 @@ def send(chat: Server, content: str | bytes, content_type: str = "application/js
 
 
 def test_ping_answers_200(chat: Server) -> None:
-    assert httpx.get(f"{chat.url}/ping").status_code == 200
+    assert httpx.get(f"{chat.url}/ping", timeout=60).status_code == 200
 
 
 def test_answer_is_english_and_history_has_the_turn(chat: Server) -> None:
@@ -205,5 +205,5 @@ def test_body_over_the_limit_is_413(chat: Server) -> None:
 
 
 def test_unknown_route_is_404(chat: Server) -> None:
-    assert httpx.get(f"{chat.url}/nothing").status_code == 404
-    assert httpx.post(f"{chat.url}/models?url=file:///tmp").status_code == 404
+    assert httpx.get(f"{chat.url}/nothing", timeout=60).status_code == 404
+    assert httpx.post(f"{chat.url}/models?url=file:///tmp", timeout=60).status_code == 404

@@ -24,7 +24,7 @@ from tests.servers import Server
 pytestmark = pytest.mark.djl
 
 SHORT = {"inputs": "Hi", "parameters": {"max_new_tokens": 1, "do_sample": False}}
-LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 120, "do_sample": False, "stream": True}}
+LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 40, "do_sample": False, "stream": True}}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def worker(server: Server) -> int:
 
 def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> None:
     os.kill(worker(djl), signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while djl.healthy():
         assert time.monotonic() < deadline, "ping says healthy without a worker"
     djl.wait_healthy()
@@ -68,7 +68,7 @@ def test_damaged_weights_are_refused_in_one_line_before_java_starts(tmp_path: Pa
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "model.safetensors").write_bytes(b"\x40")
     command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -81,7 +81,7 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     save_file({"other": torch.ones(1)}, tmp_path / "model.safetensors")
     command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode != 0
     assert "cannot be loaded as a native checkpoint" in done.stdout
 
@@ -113,8 +113,8 @@ def prepared() -> str:
 
 
 def test_management_is_not_on_a_port(djl: Server) -> None:
-    assert httpx.get(f"{djl.url}/models").status_code == 404
-    assert httpx.get(f"{djl.url}/console").status_code == 404
+    assert httpx.get(f"{djl.url}/models", timeout=60).status_code == 404
+    assert httpx.get(f"{djl.url}/console", timeout=60).status_code == 404
     java = next(pid for pid in servers.children(djl.process.pid) if Path(f"/proc/{pid}/comm").read_text() == "java\n")
     listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=True).stdout
     own = [line for line in listening.splitlines() if f"pid={java}," in line]
@@ -129,14 +129,15 @@ def test_sigterm_lets_a_running_request_finish(djl: Server) -> None:
         assert json.loads(next(lines))["delta"]
         djl.process.terminate()
         refused = status_after_drain_began(djl)
-        assert json.loads([*lines][-1])["usage"]["completion_tokens"] == 120
+        assert json.loads([*lines][-1])["usage"]["completion_tokens"] == 40
     assert refused == 503
     assert djl.process.wait(40) == 0
 
 
 def status_after_drain_began(djl: Server) -> int:
-    """The first status other than 200; 200 if requests are still taken after 10 s."""
-    limit = time.monotonic() + 10
-    while (status := djl.post("/invocations", SHORT).status_code) == 200 and time.monotonic() < limit:
-        time.sleep(0.1)
+    """The first status other than 200; 200 if requests are still taken after a minute."""
+    limit = time.monotonic() + 60
+    with httpx.Client(base_url=djl.url, timeout=120) as client:
+        while (status := client.post("/invocations", json=SHORT).status_code) == 200 and time.monotonic() < limit:
+            pass
     return status

@@ -12,7 +12,7 @@ ASK = {"inputs": "Hi", "parameters": {"max_new_tokens": 5, "do_sample": False, "
 
 def read(chat: Server) -> dict[str, float]:
     """Every sample by its name and labels' values."""
-    answer = httpx.get(chat.metrics_url)
+    answer = httpx.get(chat.metrics_url, timeout=60)
     families = text_string_to_metric_families(answer.text)
     samples = (sample for family in families for sample in family.samples)
     return {" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples}
@@ -46,4 +46,4 @@ def test_running_answers_use_the_cache(chat: Server) -> None:
 
 
 def test_metrics_are_not_on_the_port_of_the_service(chat: Server) -> None:
-    assert httpx.get(f"{chat.url}/metrics").status_code == 404
+    assert httpx.get(f"{chat.url}/metrics", timeout=60).status_code == 404

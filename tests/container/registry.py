@@ -52,7 +52,7 @@ def _await(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     limit = time.monotonic() + START_SECONDS
     while True:
         with contextlib.suppress(httpx.TransportError):
-            assert httpx.get(url, auth=LOGIN).status_code == 200, log.read_text()
+            assert httpx.get(url, auth=LOGIN, timeout=60).status_code == 200, log.read_text()
             return
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < limit, log.read_text()

@@ -50,7 +50,7 @@ def test_ports_are_published_on_localhost_only(project: Project) -> None:
 
 def test_prometheus_reads_figures_on_a_port_of_their_own(project: Project) -> None:
     assert answers(project.chat, "/invocations", QUESTION)
-    figures = httpx.get(f"http://127.0.0.1:{project.metrics_port}/metrics").text
+    figures = httpx.get(f"http://127.0.0.1:{project.metrics_port}/metrics", timeout=60).text
     assert 'chat_requests_total{status="200"}' in figures
 
 
@@ -78,8 +78,8 @@ def test_nothing_is_writable_but_scratch(project: Project, service: str) -> None
 
 def test_management_is_reachable_from_nowhere(project: Project) -> None:
     for route in ("/models", "/console", "/server/metrics"):
-        assert httpx.get(project.chat + route).status_code == 404
-    assert httpx.post(f"{project.chat}/models?url=file:///tmp").status_code in (404, 405)
+        assert httpx.get(project.chat + route, timeout=60).status_code == 404
+    assert httpx.post(f"{project.chat}/models?url=file:///tmp", timeout=60).status_code in (404, 405)
     listening = {
         line.split()[1]
         for table in ("tcp", "tcp6")

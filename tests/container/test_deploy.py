@@ -70,7 +70,7 @@ def tags(address: str) -> list[str]:
 def ask_registry(address: str, what: str) -> Any:
     """What the registry knows of the repository."""
     accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-    return httpx.get(f"http://{address}/v2/djl-container/{what}", auth=LOGIN, headers=accept).json()
+    return httpx.get(f"http://{address}/v2/djl-container/{what}", auth=LOGIN, headers=accept, timeout=60).json()
 
 
 def test_up_builds_and_pushes_once_and_down_leaves_nothing(account: Account, address: str) -> None:

@@ -115,7 +115,10 @@ class request_half_sent:  # noqa: N801 - a context manager
         parts = urlsplit(url)
         self._connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
         head = f"POST /invocations HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        self._connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        head += f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+        self._connection.sendall(head.encode())
+        assert self._connection.recv(1000).startswith(b"HTTP/1.1 100")  # the service waits for the body
+        self._connection.sendall(body[:10])
         self._rest = body[10:]
 
     def __enter__(self) -> tuple[socket.socket, bytes]:

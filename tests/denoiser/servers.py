@@ -1,6 +1,7 @@
 """A real server in a thread, for apps made of parts that a test chooses."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -8,20 +9,18 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from tests.servers import free_port
-
 
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """Serves an app from a thread; yields its address."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     while not server.started:
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()

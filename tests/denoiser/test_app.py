@@ -31,7 +31,7 @@ class SlowEncoder:
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         self.started.release()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(240)
         return np.full((len(texts), 384), 384**-0.5, dtype=np.float32)
 
 
@@ -82,9 +82,11 @@ def test_while_no_model_is_loaded_the_service_says_so() -> None:
 def test_a_full_queue_is_refused_and_health_still_answers(slow: str, encoder_in_use: SlowEncoder) -> None:
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(httpx.post, f"{slow}/denoise/text", json=TEXT, timeout=60) for _ in range(2)]
-        assert encoder_in_use.started.acquire(timeout=30)
-        while (reply := httpx.post(f"{slow}/denoise/text", json={"texts": []}, timeout=60)).status_code != 429:
+        assert encoder_in_use.started.acquire(timeout=240)
+        while "denoiser_waiting 2.0" not in httpx.get(f"{slow}/metrics", timeout=60).text:
             pass
+        reply = httpx.post(f"{slow}/denoise/text", json={"texts": []}, timeout=60)
+        assert reply.status_code == 429
         assert reply.headers["retry-after"] == "1"
         assert httpx.get(f"{slow}/health", timeout=60).json()["status"] == "healthy"
         encoder_in_use.go_on.set()

@@ -73,8 +73,7 @@ async def test_a_model_that_is_no_better_is_not(store: Store) -> None:
 async def test_a_cancelled_job_ends_its_worker_and_the_next_may_come(store: Store) -> None:
     job = add(store)
     async with supervised(store, "import time; time.sleep(600)", []) as supervisor:
-        await until(lambda: store.get(job.id).starts == 1)
-        await asyncio.sleep(0.2)
+        await until(lambda: store.get(job.id).starts == 1)  # its worker is there, or will be
         assert store.end(job.id, "cancelled", "cancelled")
         supervisor.stop(job.id)
         second = add(store)

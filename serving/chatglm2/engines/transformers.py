@@ -1,18 +1,22 @@
 """Engine on transformers' continuous batching: requests join and leave one running batch at every token.
 
 The manager runs in a thread of its own. It never refuses a request and dies of a bad one, so callers keep to `limits`.
-If it dies all the same it is started again; requests that had no part in it go on where they were.
+If it dies all the same it is started again; requests that had no part in it go on where they were. A GPU whose context
+is lost never answers this process again, so the process ends, for whatever runs it to start anew.
 """
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, StoppingCriteriaList
@@ -23,6 +27,8 @@ from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
 from chatglm2.errors import ChatError, OutOfMemory, Unavailable
 
+log = structlog.get_logger()
+
 PAGE_TOKENS = 32
 """Tokens in a cache page. Prompts share whole pages only, so small pages share more."""
 
@@ -31,15 +37,31 @@ class Interrupted(Exception):  # noqa: N818 - not an error of the request it rea
     """The batch ended through no fault of this request, which can be given again."""
 
 
-class TransformersEngine:
-    """One model, one cache of `cache_tokens` tokens, at most `max_running` requests in the batch."""
+def touch(device: torch.device) -> None:
+    """Compute something on `device`. Raises torch.AcceleratorError where its context is lost."""
+    torch.zeros(1, device=device).item()
 
-    def __init__(self, model: Any, *, cache_tokens: int, batch_tokens: int, max_running: int) -> None:
+
+class TransformersEngine:
+    """One model, one cache of `cache_tokens` tokens, at most `max_running` requests in the batch.
+
+    `touch` is asked before a restart whether the device still computes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        cache_tokens: int,
+        batch_tokens: int,
+        max_running: int,
+        touch: Callable[[torch.device], None] = touch,
+    ) -> None:
         blocks = cache_tokens // PAGE_TOKENS
         self.limits = Limits(
             context=min(model.config.max_position_embeddings, blocks * PAGE_TOKENS), vocabulary=model.config.vocab_size
         )
-        self._model = model
+        self._model, self._touch = model, touch
         self._ends = token_ids(model.generation_config.eos_token_id)
         self._sampler = Sampler()
         self._manager = model.init_continuous_batching(
@@ -164,6 +186,12 @@ class TransformersEngine:
 
     def _restart(self) -> None:
         """A stopped manager makes a new cache when it starts, so nothing of the old one can spoil a new answer."""
+        try:
+            self._touch(self._model.device)
+        except torch.AcceleratorError as error:
+            log.critical("device lost", device=str(self._model.device), error=str(error).split("\n")[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise Unavailable("the device is lost and the service restarts; send the request again") from error
         self._manager.stop(timeout=5)
         self._manager.start()
 

@@ -40,7 +40,12 @@ def hub(files: Path) -> Iterator[FakeHub]:
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
     own = {"HOME": str(folder), "HF_HOME": str(folder / "hub"), "CHAT_CACHE_DIR": str(folder / "cache")}
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "HF_HUB_OFFLINE": "0",
+    }
     return dict(os.environ) | own | quiet | {"AWS_DEFAULT_REGION": "us-east-1"} | variables
 
 
@@ -90,7 +95,7 @@ def test_hub_download_goes_on_after_a_kill(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "model.safetensors").write_bytes(weights)
     with fake_hub(folder, "v1") as hub:
-        hub.hold_at["model.safetensors"] = 2 * CHUNK
+        hub.hold_at["model.safetensors"] = CHUNK + CHUNK // 2
         env = environment(tmp_path, HF_ENDPOINT=hub.url, HF_REVISION="v1")
         command = [sys.executable, "-m", "chatglm2", "prepare", "--model", "org/name"]
         with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
