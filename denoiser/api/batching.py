@@ -8,7 +8,7 @@ import heapq
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ from denoiser.model.encoder import Embeddings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Text = TypeVar("Text", bound=Sized)
+"""A text in a form whose length says how long it takes."""
+
 _LOOKED_AT = 2048  # texts among which those of like length are looked for
 
 
@@ -106,27 +109,27 @@ class Batcher(_Turns[Item, Result]):
 
 
 @dataclass
-class _Texts:
+class _Texts(Generic[Text]):
     """What is still to do of one request, the longest text first, and how many texts may be taken before it is due."""
 
     due: int
-    waiting: dict[asyncio.Future[Embeddings], str]
+    waiting: dict[asyncio.Future[Embeddings], Text]
 
 
-class TextBatcher(_Turns[str, Embeddings]):
+class TextBatcher(_Turns[Text, Embeddings]):
     """Encodes the texts of all requests, at most `most` together: one that is due, and those nearest to it in length.
 
     Texts of like length need little padding. A request is due when four times its own texts have been encoded since
     it came: a small one passes a large one, and none is passed for ever.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Iterable[Embeddings]], most: int, thread: Executor) -> None:
+    def __init__(self, encode: Callable[[list[Text]], Iterable[Embeddings]], most: int, thread: Executor) -> None:
         super().__init__(encode, thread)
         self._most = most
-        self._requests: list[_Texts] = []
+        self._requests: list[_Texts[Text]] = []
         self._taken = 0
 
-    async def run(self, texts: Sequence[str]) -> Embeddings:
+    async def run(self, texts: Sequence[Text]) -> Embeddings:
         """Embeddings [n, width] of n >= 1 texts; raises what encoding one of them alone raises."""
         loop = asyncio.get_running_loop()
         results: list[asyncio.Future[Embeddings]] = [loop.create_future() for _ in texts]
@@ -139,7 +142,7 @@ class TextBatcher(_Turns[str, Embeddings]):
         finally:
             request.waiting.clear()
 
-    def _take(self) -> list[tuple[str, asyncio.Future[Embeddings]]]:
+    def _take(self) -> list[tuple[Text, asyncio.Future[Embeddings]]]:
         self._requests = [request for request in self._requests if request.waiting]
         pairs = ((request, result) for request in self._requests for result in request.waiting)
         candidates = [(request.waiting[result], result, request) for request, result in islice(pairs, _LOOKED_AT)]

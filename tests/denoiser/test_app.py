@@ -13,7 +13,7 @@ from denoiser.api.app import create_app
 from denoiser.api.service import Limits, Service
 from denoiser.errors import CheckpointError
 from denoiser.model.denoise import Denoiser
-from denoiser.model.encoder import Embeddings
+from denoiser.model.encoder import Embeddings, Tokens
 from denoiser.settings import Settings
 from tests.denoiser.servers import running
 
@@ -23,23 +23,23 @@ TEXT = {"texts": ["hello there"]}
 class SlowEncoder:
     """Waits for the test before it answers."""
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(text) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        return [[1] for _ in texts]
 
     def __init__(self) -> None:
         self.started, self.go_on = threading.Semaphore(0), threading.Event()
 
-    def encode(self, texts: Sequence[str]) -> Embeddings:
+    def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
         self.started.release()
         assert self.go_on.wait(240)
         return np.full((len(texts), 384), 384**-0.5, dtype=np.float32)
 
 
 class BrokenEncoder:
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         raise RuntimeError(f"secret {texts}")
 
-    def encode(self, texts: Sequence[str]) -> Embeddings:
+    def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
         raise RuntimeError(f"secret {texts}")
 
 

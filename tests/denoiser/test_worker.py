@@ -110,7 +110,7 @@ class Encoding:
 
     def __init__(self, most: int) -> None:
         self.lengths = Computing(_length, refused="bad")
-        self.batcher = TextBatcher(self.lengths, most, ThreadPoolExecutor(1))
+        self.batcher: TextBatcher[str] = TextBatcher(self.lengths, most, ThreadPoolExecutor(1))
 
     async def run(self, *requests: list[str], leaving: int | None = None) -> list[Any]:
         """The rows of each request, or its error; `leaving` goes away before anything is encoded."""

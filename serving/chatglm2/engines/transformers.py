@@ -51,11 +51,12 @@ class TransformersEngine:
     def __init__(
         self,
         model: Any,
+        touch: Callable[[torch.device], None] = touch,
+        /,
         *,
         cache_tokens: int,
         batch_tokens: int,
         max_running: int,
-        touch: Callable[[torch.device], None] = touch,
     ) -> None:
         blocks = cache_tokens // PAGE_TOKENS
         self.limits = Limits(

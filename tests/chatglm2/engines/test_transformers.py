@@ -216,7 +216,7 @@ async def test_lost_device_ends_the_process_in_order() -> None:
     def lost(_: torch.device) -> None:
         raise torch.AcceleratorError("device-side assert triggered\nand how to find out where")
 
-    engine = TransformersEngine(tiny_model(), cache_tokens=1024, batch_tokens=64, max_running=16, touch=lost)
+    engine = TransformersEngine(tiny_model(), lost, cache_tokens=1024, batch_tokens=64, max_running=16)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     try:
