@@ -53,7 +53,6 @@ class MiniLM:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from safetensors import SafetensorError  # noqa: PLC0415
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415
-        from tokenizers import Tokenizer  # noqa: PLC0415
         from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
         transformers_logging.disable_progress_bar()
@@ -64,8 +63,7 @@ class MiniLM:
             reason = " ".join(str(error).split())[:300]
             raise DenoiserError(f"the encoder in {folder} cannot be loaded: {reason}; fetch it again") from error
         self._model.eval()
-        # One of its own: the model's tokenizer is set up anew at each use, which no second thread may see half done.
-        self._tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self._tokenizer = self._model.tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self._model.max_seq_length)
 
@@ -78,7 +76,7 @@ class MiniLM:
         return self.encode_tokens(self.tokenize(texts))
 
     def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
-        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, 32 at once."""
+        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, `BATCH_SIZE` at once."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         vectors = np.empty((len(texts), WIDTH), dtype=np.float32)
         for start in range(0, len(order), BATCH_SIZE):
