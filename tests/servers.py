@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from bench.ports import free_port
 
 START_SECONDS = 600
 
@@ -45,15 +45,6 @@ class Server:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_text()[-3000:]}"
             assert time.monotonic() < limit, f"not healthy in {START_SECONDS} s: {self.log.read_text()[-3000:]}"
             time.sleep(0.2)
-
-
-def free_port() -> int:
-    """A port nobody listens on, and that no client is given before it is used: below those of outgoing connections."""
-    for port in random.sample(range(10_000, 30_000), 50):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("50 ports are taken")
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from bench.ports import free_port
 from tests.chatglm2.conftest import require_djl
-from tests.servers import free_port
 
 Launch = subprocess.Popen[str]
 

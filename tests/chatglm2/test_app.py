@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.ports import free_port
 from tests import servers
 from tests.chatglm2.tiny import TinyService
 
@@ -116,7 +117,7 @@ def test_taken_port_is_said_in_one_line() -> None:
 
 
 def test_missing_model_is_said_in_one_line(tmp_path: Path) -> None:
-    message = failing("serve", "--port", str(servers.free_port()), "--model", str(tmp_path / "none"))
+    message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path / "none"))
     assert message.count("\n") == 1
     assert "none" in message
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bench.ports import free_port
 from chatglm2.djl import MODEL_FOLDER, find_release
 from chatglm2.settings import Settings
 from tests import servers
@@ -67,7 +68,7 @@ def test_damaged_weights_are_refused_in_one_line_before_java_starts(tmp_path: Pa
     require_djl()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "model.safetensors").write_bytes(b"\x40")
-    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
+    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(free_port()), "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -80,7 +81,7 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
     require_djl()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     save_file({"other": torch.ones(1)}, tmp_path / "model.safetensors")
-    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(servers.free_port()), "--model", str(tmp_path)]
+    command = [sys.executable, "-m", "chatglm2", "djl", "--port", str(free_port()), "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode != 0
     assert "cannot be loaded as a native checkpoint" in done.stdout
@@ -89,7 +90,7 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
 def test_model_directory_serves_without_our_starter_and_takes_its_model_from_the_properties(tmp_path: Path) -> None:
     """As a stock image runs it: plain DJL Serving, the model named by `option.model_id`."""
     require_djl()
-    model, port = prepared(), servers.free_port()
+    model, port = prepared(), free_port()
     shutil.copytree(MODEL_FOLDER, tmp_path / "chatglm2", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "chatglm2" / "serving.properties").open("a") as properties:
         properties.write(f"option.model_id={model}\n")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from bench.ports import free_port
 from chatglm2.settings import Settings
 from chatglm2.startup import find_model
 from tests import servers
@@ -89,7 +90,7 @@ def test_behind_djl_serving_it_answers_and_streams(tmp_path_factory: pytest.Temp
 
 def test_more_gpus_than_there_are_is_one_line() -> None:
     env = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_TENSOR_PARALLEL": "99", "CHAT_EAGER": "1"}
-    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(servers.free_port())]
+    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(free_port())]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 1
     assert "CHAT_TENSOR_PARALLEL" in done.stderr.splitlines()[-1]

@@ -12,10 +12,10 @@ import docker
 import pytest
 from docker.models.networks import Network
 
+from bench.ports import free_port
 from tests.container import daemon
 from tests.container.compose import Project
 from tests.container.daemon import IMAGE, REPOSITORY, Build, MissingError
-from tests.servers import free_port
 
 FIGURES: list[str] = []
 

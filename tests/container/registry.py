@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.ports import free_port
 from tests.deploy.stand_in import LOGIN
-from tests.servers import free_port
 
 START_SECONDS = 60
 # LOGIN, the password in bcrypt

@@ -13,13 +13,13 @@ import httpx
 import pytest
 from docker.models.networks import Network
 
+from bench.ports import free_port
 from tests.container.containers import address as container_address
 from tests.container.containers import await_ping, mount, running_image
 from tests.container.daemon import CA, IMAGE, REPOSITORY, builder
 from tests.container.registry import registry
 from tests.deploy.conftest import Account, MakeAccount, aws_server, checkpoint, encoder, make_account, recorded, things
 from tests.deploy.stand_in import LOGIN, Failure
-from tests.servers import free_port
 
 __all__ = ["aws_server", "checkpoint", "encoder", "make_account", "recorded"]  # fixtures
 pytestmark = pytest.mark.container

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port, running
+from bench.ports import free_port
+from tests.servers import running
 
 
 def outcome(*arguments: str, **environment: str) -> tuple[int, str, str]:

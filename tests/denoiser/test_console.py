@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from bench.ports import free_port
 from tests.denoiser.texts import sentences
-from tests.servers import Server, free_port, running
+from tests.servers import Server, running
 
 CHROMIUM = shutil.which("chromium")
 SECONDS = 240

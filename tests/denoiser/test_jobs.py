@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from bench.ports import free_port
 from denoiser.api.app import create_app
 from denoiser.api.server import open_training
 from denoiser.api.service import Limits, Service
@@ -23,7 +24,7 @@ from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
 from tests.denoiser.servers import running as running_app
 from tests.denoiser.texts import sentences
-from tests.servers import Server, free_port, running
+from tests.servers import Server, running
 
 TEXT = sentences(150)
 

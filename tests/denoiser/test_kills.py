@@ -17,12 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.ports import free_port
 from denoiser.jobs.models import DEFAULT
 from denoiser.jobs.store import ENDS, Store
 from denoiser.model.checkpoint import read_manifest
 from denoiser.settings import BUNDLED_CHECKPOINT
 from tests.denoiser.texts import sentences
-from tests.servers import Server, children, free_port, running
+from tests.servers import Server, children, running
 
 KILLS = int(os.environ.get("KILLS", "1"))
 FILE = {"file": ("team.txt", sentences(150).encode(), "text/plain")}

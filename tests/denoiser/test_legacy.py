@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.ports import free_port
 from denoiser.errors import CheckpointError
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
-from tests.servers import free_port, running
+from tests.servers import running
 
 
 class Saved(nn.Module):

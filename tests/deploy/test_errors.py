@@ -3,9 +3,9 @@
 import boto3
 import pytest
 
+from bench.ports import free_port
 from tests.deploy.conftest import Account, run
 from tests.deploy.stand_in import Failure
-from tests.servers import free_port
 
 
 def one_line(err: str) -> str:
