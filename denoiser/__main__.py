@@ -7,21 +7,21 @@ from typing import Annotated
 import typer
 
 from denoiser.errors import DenoiserError
-from denoiser.model import Mode
+from denoiser.model import TRAINING_STEPS, Mode
 from denoiser.settings import read_settings
+from denoiser.text import PER_SOURCE
 
 app = typer.Typer(help="Repair noisy sentence embeddings.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 ModelPath = Annotated[Path | None, typer.Option(help="Checkpoint [MODEL_PATH, or the bundled one].")]
-PerSource = Annotated[int, typer.Option(min=1, help="Sentences from each source, times its weight.")]
 
 
 @app.command()
 def train(
     output: Annotated[Path, typer.Option(help="Checkpoint folder to write.")] = Path("checkpoint"),
     text: Annotated[list[Path] | None, typer.Option(help="UTF-8 text to train on instead; repeatable.")] = None,
-    per_source: PerSource = 2200,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 5000,
+    per_source: Annotated[int, typer.Option(min=1, help="Sentences from each package, times its weight.")] = PER_SOURCE,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = TRAINING_STEPS,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same checkpoint.")] = 0,
 ) -> None:
     """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
@@ -64,7 +64,6 @@ def evaluate(
         typer.Option(help="Measure on clean vectors: .npy, .parquet, .jsonl; repeatable."),
     ] = None,
     column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",
-    per_source: PerSource = 2200,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables here, not to standard output.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write every figure here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the sweep over noise levels into this .png file.")] = None,
@@ -77,7 +76,7 @@ def evaluate(
     if text or vectors:
         evaluate_own(path, text or [], vectors or [], column, outputs)
     else:
-        evaluate_checkpoint(path, settings.denoiser_cache, per_source, outputs)
+        evaluate_checkpoint(path, settings.denoiser_cache, outputs)
 
 
 @app.command()

@@ -34,6 +34,7 @@ from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.ranking import choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
+from denoiser.text import PER_SOURCE
 from denoiser.text.corpus import Corpus, from_files, from_packages
 from denoiser.text.embeddings import Data, count_texts, prepare
 from denoiser.text.plain import read_sentences
@@ -89,6 +90,7 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
     manifest = {
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
         "recipe": asdict(recipe),
+        "per_source": None if texts else per_source,
         "blend": blend,
         "training_sentences": len(prepared.training),
         "sources": prepared.sources,
@@ -186,11 +188,11 @@ def _report(
         draw_sweep(measures, outputs.plot)
 
 
-def evaluate_checkpoint(path: Path, cache: Path, per_source: int, outputs: Outputs) -> None:
+def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     """Measure a checkpoint on the held-out sets at every noise level, and report."""
     network, manifest = checkpoint.load(path)
     seed = manifest.get("recipe", {}).get("seed", 0)
-    prepared = _prepare(_corpus([], cache, per_source, seed), cache)
+    prepared = _prepare(_corpus([], cache, manifest.get("per_source") or PER_SOURCE, seed), cache)
     autoencoder = report.train_autoencoder(prepared.training, seed)
     denoiser = Denoiser.from_checkpoint(network, manifest)
     _report(prepared.evaluation, denoiser, methods_of(denoiser, {"autoencoder": autoencoder}), manifest, outputs)

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from denoiser.errors import SettingsError
+from denoiser.model import FINE_TUNING_STEPS
 
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
 
@@ -28,7 +29,7 @@ class Settings(BaseSettings):
     denoiser_data: Path = Path.home() / ".local" / "share" / "denoiser"
     max_upload_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
     ngrok_authtoken: SecretStr | None = None
-    train_steps: int = Field(default=1500, ge=1)
+    train_steps: int = Field(default=FINE_TUNING_STEPS, ge=1)
 
     @property
     def required_key(self) -> str | None:

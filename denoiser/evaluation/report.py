@@ -88,8 +88,9 @@ def _adapted_section(measures: list[Measure], adapted: Sequence[Adapted]) -> lis
         "## Adapted to a store",
         "",
         f"At noise level {SHOWN_LEVEL}. *noisy vectors*: mode neighbours of `denoise --adapt`, which sees the noisy "
-        "vectors of the store and nothing else; stores of several sizes. *clean text*: as a training job does, the "
-        "network trained on with one half of the set, and measured on the other half, which it never saw.",
+        "vectors of the store and nothing else; stores of several sizes. *its clean text*: as a training job does, the "
+        "network trained on with the clean text of one half of the set, and measured on that half. *clean text like "
+        "it*: the same, measured on the other half, which it never saw.",
         "",
         *_adapted_table(adapted),
         "",

@@ -23,7 +23,7 @@ from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser, trusting
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.network import Network
-from denoiser.model.training import FEWEST, FINE_TUNING_RATE, Recipe, train
+from denoiser.model.training import FEWEST, fine_tuning, train
 from denoiser.settings import BUNDLED_CHECKPOINT
 from denoiser.text.embeddings import without_near_duplicates
 from denoiser.text.plain import MOST, find_sentences
@@ -78,9 +78,7 @@ class _Run:
         active = Denoiser.from_checkpoint(active_network, base_manifest)
         own = type(active_network) is Network
         start, manifest = (active_network, base_manifest) if own else checkpoint.load(BUNDLED_CHECKPOINT)
-        recipe = Recipe(
-            steps=self.steps, rate=FINE_TUNING_RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"]
-        )
+        recipe = fine_tuning(start, self.steps)
         self.store.enter(self.job.id, "training", self.steps)
         network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
         self.store.enter(self.job.id, "evaluating", 1)

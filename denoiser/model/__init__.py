@@ -4,3 +4,6 @@ from typing import Literal
 
 Mode = Literal["neighbours", "reconstruct"]
 """For vectors that are searched, or for the smallest squared error."""
+
+TRAINING_STEPS, FINE_TUNING_STEPS = 3000, 1500
+"""Of a new network, and of one that goes on from another."""

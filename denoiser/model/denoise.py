@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiser.model import Mode, checkpoint
+from denoiser.model import FINE_TUNING_STEPS, Mode, checkpoint
 from denoiser.model.adaptation import Adaptation, learn
 from denoiser.model.encoder import Embeddings
 from denoiser.model.network import Network
 from denoiser.model.noise import Levels, add_noise, estimate_levels
-from denoiser.model.training import FINE_TUNING_RATE, Recipe, train
+from denoiser.model.training import Recipe, fine_tuning, train
 from denoiser.settings import BUNDLED_CHECKPOINT
 
 # Blend.nearer where something is known of the text: its clean vectors, its noisy ones. Chosen on development text.
@@ -78,8 +78,7 @@ class Denoiser:
 
     def trained(self, embeddings: Embeddings, recipe: Recipe | None = None) -> "Denoiser":
         """A denoiser trained on clean embeddings [n, width], n >= 64, going on from this one."""
-        shape = self.network.shape
-        recipe = recipe or Recipe(steps=1500, rate=FINE_TUNING_RATE, hidden=shape["hidden"], blocks=shape["blocks"])
+        recipe = recipe or fine_tuning(self.network, FINE_TUNING_STEPS)
         clean = np.ascontiguousarray(embeddings, dtype=np.float32)
         network = train(clean, recipe, lambda *_: None, self.network)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
@@ -122,7 +121,7 @@ class Denoiser:
                 yield self._tensors(chunk, levels)
 
         adaptation = learn(self.network, tensors())
-        blend = replace(self.blend, nearer=ADAPTED) if adaptation else self.blend
+        blend = replace(self.blend, nearer=max(self.blend.nearer, ADAPTED)) if adaptation else self.blend
         made = Denoiser(self.network, blend, self.device, adaptation)
         made.manifest = self.manifest
         return made

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoiser.model import TRAINING_STEPS
 from denoiser.model.encoder import Embeddings, fast_precision
 from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 FEWEST = 64
-FINE_TUNING_RATE = 3e-4  # where training goes on from a network, a third of the usual rate
+_FINE_TUNING_RATE = 3e-4  # a third of the usual rate
+# Levels are drawn log-uniform between neighbouring bounds, mostly from the middle, where denoising can help most.
+_BOUNDS, _SHARES = (LOWEST_LEVEL, 0.03, 0.2, HIGHEST_LEVEL), (0.15, 0.7, 0.15)
 _WARM_UP = 200
 _REPORT_EVERY = 50
 
@@ -25,13 +28,18 @@ _REPORT_EVERY = 50
 class Recipe:
     """What decides a training run besides its data; `average` is the decay of the averaged weights."""
 
-    steps: int = 5000
-    batch: int = 512
+    steps: int = TRAINING_STEPS
+    batch: int = 256
     rate: float = 1e-3
     average: float = 0.999
     hidden: int = 1024
-    blocks: int = 2
+    blocks: int = 4
     seed: int = 0
+
+
+def fine_tuning(start: Network, steps: int) -> Recipe:
+    """The recipe for training that goes on from a network."""
+    return Recipe(steps, rate=_FINE_TUNING_RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"])
 
 
 @contextlib.contextmanager
@@ -46,13 +54,18 @@ def _rate(step: int, recipe: Recipe) -> float:
     return recipe.rate * min(1.0, (step + 1) / _WARM_UP) * decay
 
 
+def _draw_levels(count: int) -> Tensor:
+    part = torch.multinomial(torch.tensor(_SHARES), count, replacement=True)
+    bounds = torch.tensor(_BOUNDS).log()
+    return torch.lerp(bounds[part], bounds[part + 1], torch.rand(count)).exp()[:, None]
+
+
 def _loss(network: Network, clean: Tensor, precision: contextlib.AbstractContextManager[object]) -> Tensor:
     """Squared error over the Wiener filter's expected error, averaged over a batch at random noise levels.
 
     Noise is the same in every direction, so all of it happens in coordinates along the principal axes.
     """
-    low, high = math.log(LOWEST_LEVEL), math.log(HIGHEST_LEVEL)
-    level = torch.empty(len(clean), 1).uniform_(low, high).exp()
+    level = _draw_levels(len(clean))
     noisy = clean + level * torch.randn_like(clean)
     with precision:
         estimate = noisy + network.correction(noisy, level)

