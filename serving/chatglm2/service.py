@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from chatglm2.answer import Answer
 from chatglm2.contracts import parse
-from chatglm2.contracts.base import Change, ChatRequest, Result, ScoredToken
+from chatglm2.contracts.base import Change, ChatRequest, Result
 from chatglm2.contracts.body import shown
 from chatglm2.detokenizer import TokenTexts
-from chatglm2.engines.base import Engine, Finish, Logprobs, Sampling, Step
+from chatglm2.engines.base import Engine, Sampling
 from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Unauthorized, Unavailable
 from chatglm2.metrics import CLIENT_LEFT, Metrics
 from chatglm2.prompt import Prompter
 from chatglm2.settings import Settings
 from chatglm2.streams import merged, until
+from chatglm2.writer import Writer
 
 log = structlog.get_logger()
 
@@ -174,7 +174,7 @@ class ChatService:
     async def _answer(
         self, number: int, prompt: list[int], sampling: Sampling, stop: tuple[str, ...], deadline: float
     ) -> AsyncGenerator[list[Change], None]:
-        writer = _Writer(number, len(prompt), self._tokens, stop)
+        writer = Writer(number, len(prompt), self._tokens, stop)
         steps = self._metrics.watched(len(prompt), until(deadline, self._engine.generate(prompt, sampling)))
         async with contextlib.aclosing(steps):
             async for made in steps:
@@ -200,53 +200,6 @@ class ChatService:
             self._in_flight -= number
             if not self._in_flight:
                 self._idle.set()
-
-
-class _Writer:
-    """One answer while it is made: steps of an engine in, changes for the client out."""
-
-    def __init__(self, number: int, prompt_tokens: int, tokens: TokenTexts, stop: tuple[str, ...]) -> None:
-        self._number = number
-        self._prompt_tokens = prompt_tokens
-        self._tokens = tokens
-        self._answer = Answer(tokens.detokenizer(), stop)
-        self._finish: Finish | None = None
-        self._taken = 0
-        self._scored: list[ScoredToken] = []
-        self._told = 0
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has ended the answer."""
-        return self._answer.stopped
-
-    def take(self, made: list[Step]) -> list[Change]:
-        """What becomes visible with these steps; what follows a stop string is not looked at."""
-        changes = list[Change]()
-        for step in made:
-            if self.stopped:
-                break
-            self._taken, self._finish = self._taken + 1, step.finish
-            if step.logprobs is not None and step.finish != "stop":
-                self._scored.append(self._score(step.token, step.logprobs))
-            if delta := self._answer.push(step.token):
-                changes.append(self._change(delta))
-        return changes
-
-    def end(self) -> Change:
-        """What was held back, and the result."""
-        delta = self._answer.finish()
-        finish: Finish = "stop" if self.stopped else self._finish or "length"
-        result = Result(self._answer.text, finish, self._prompt_tokens, self._taken, tuple(self._scored))
-        return self._change(delta, result)
-
-    def _change(self, delta: str, result: Result | None = None) -> Change:
-        scored, self._told = tuple(self._scored[self._told :]), len(self._scored)
-        return Change(self._number, delta, self._answer.text, scored, result)
-
-    def _score(self, token: int, logprobs: Logprobs) -> ScoredToken:
-        top = tuple((self._tokens.piece(other), logprob) for other, logprob in logprobs.top)
-        return ScoredToken(self._tokens.piece(token), logprobs.token, top)
 
 
 def _for_choice(sampling: Sampling, number: int) -> Sampling:

@@ -10,7 +10,7 @@ import pytest
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
 from denoiser.model.adaptation import FEWEST
-from denoiser.model.denoise import Denoiser
+from denoiser.model.denoise import ADAPTED, TRAINED, Denoiser, trusting
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.noise import add_noise
@@ -65,6 +65,13 @@ def test_it_learns_from_the_noisy_vectors_how_noisy_they_are(adapted: Denoiser, 
 def test_vectors_without_noise_come_back(adapted: Denoiser, store: Embeddings, mode: str) -> None:
     same = adapted.denoise(store, mode="reconstruct" if mode == "reconstruct" else "neighbours")
     np.testing.assert_array_equal(same, store)
+
+
+def test_a_model_trained_on_the_store_is_trusted_no_less_when_it_is_adapted_too(
+    denoiser: Denoiser, adapted: Denoiser, noisy: Embeddings
+) -> None:
+    trained = Denoiser.from_checkpoint(denoiser.network, trusting(denoiser.manifest))
+    assert trained.adapted(noisy).blend.nearer == TRAINED > adapted.blend.nearer == ADAPTED
 
 
 def test_vectors_of_another_noise_level_get_no_correction(
