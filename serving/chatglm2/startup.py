@@ -39,7 +39,8 @@ def choose_engine(settings: Settings, device: Device, vllm: Device | None) -> Li
     """
     if settings.engine == "vllm":
         _check_vllm(device, vllm)
-    if settings.engine == "vllm" or (settings.engine == "auto" and vllm == device == "cuda"):
+        return "vllm"
+    if settings.engine == "auto" and vllm == device == "cuda":
         return "vllm"
     gpus = settings.tensor_parallel * settings.pipeline_parallel
     if gpus > 1:

@@ -7,7 +7,7 @@ from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
 from chatglm2.startup import choose_engine
 
-AUTO, VLLM = Settings(), Settings(engine="vllm")
+AUTO, VLLM = Settings(engine="auto"), Settings(engine="vllm")
 
 
 def test_auto_is_vllm_only_where_it_can_use_the_gpu() -> None:
