@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from bench.ports import free_port
 
@@ -80,7 +81,25 @@ def chat(
         yield server
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of all descendants of `pid`."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
-    return [child for direct in found for child in (int(direct), *children(int(direct)))]
+def children(pid: int) -> list[psutil.Process]:
+    """All descendants of process `pid`."""
+    return psutil.Process(pid).children(recursive=True)  # type: ignore[no-any-return]
+
+
+def child(pid: int, part: str) -> psutil.Process | None:
+    """A descendant of process `pid` with `part` in its command line."""
+    return next((process for process in children(pid) if _runs(process) and part in " ".join(process.cmdline())), None)
+
+
+def wait_until_ended(processes: list[psutil.Process], seconds: float = 120) -> None:
+    """Return when none of `processes` runs any more; fail when one still does after some time."""
+    limit = time.monotonic() + seconds
+    while left := [process for process in processes if _runs(process)]:
+        assert time.monotonic() < limit, f"after {seconds} s still there: {left}"
+        time.sleep(0.1)
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False

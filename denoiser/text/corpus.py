@@ -5,15 +5,13 @@ in the same order, and no two sentences of a corpus differ only in case, digits,
 """
 
 import hashlib
-import multiprocessing
-import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -23,13 +21,13 @@ import numpy as np
 from denoiser.errors import CorpusError
 from denoiser.text.plain import read_sentences
 from denoiser.text.prose import SHORTEST, read_text, split_paragraphs, split_sentences
+from denoiser.text.readers import reading_processes
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 SET_SIZE = 3600
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
-_READERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
     counts = [per_source * source.weight if source.domain == IN_DOMAIN else SET_SIZE for source in sources]
     sets: dict[str, list[str]] = {source.domain: [] for source in sources}
     described, seen = [], set[str]()
-    with ProcessPoolExecutor(_READERS, multiprocessing.get_context("spawn")) as pool:
+    with reading_processes() as pool:
         read = pool.map(_some_sentences, sources, folders, counts, repeat(seed))
         for source, folder, count, sentences in zip(sources, folders, counts, read, strict=True):
             there = 0 if source.domain == IN_DOMAIN else len(sets[source.domain])

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Chat service: ChatGLM2 behind HTTP.")
+cli = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Model = Annotated[
     str | None,
@@ -26,6 +26,12 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 808
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16. [default: float16 on CUDA, else float32]")
 ]
+
+
+@cli.callback()
+def commands() -> None:
+    """Chat service: ChatGLM2 behind HTTP."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends, too
 
 
 @cli.command()

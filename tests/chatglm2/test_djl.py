@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -35,16 +35,15 @@ def djl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def worker(server: Server) -> int:
-    """Process id of the Python worker."""
-    for pid in servers.children(server.process.pid):
-        if "djl_python_engine" in Path(f"/proc/{pid}/cmdline").read_text():
-            return pid
-    raise AssertionError("no worker runs")
+def worker(server: Server) -> psutil.Process:
+    """The Python worker."""
+    found = servers.child(server.process.pid, "djl_python_engine")
+    assert found is not None
+    return found
 
 
 def test_killed_worker_comes_back_and_ping_is_true_meanwhile(djl: Server) -> None:
-    os.kill(worker(djl), signal.SIGKILL)
+    worker(djl).kill()
     deadline = time.monotonic() + 120
     while djl.healthy():
         assert time.monotonic() < deadline, "ping says healthy without a worker"
@@ -58,10 +57,7 @@ def test_killed_starter_takes_java_and_worker_along(tmp_path: Path) -> None:
         left = servers.children(server.process.pid)
         server.process.kill()
         server.process.wait()
-        deadline = time.monotonic() + 120
-        while any(Path(f"/proc/{pid}").exists() for pid in left):
-            assert time.monotonic() < deadline, "Java or its worker live on"
-            time.sleep(0.2)
+        servers.wait_until_ended(left)
 
 
 def test_damaged_weights_are_refused_in_one_line_before_java_starts(tmp_path: Path) -> None:
@@ -116,7 +112,7 @@ def prepared() -> str:
 def test_management_is_not_on_a_port(djl: Server) -> None:
     assert httpx.get(f"{djl.url}/models", timeout=60).status_code == 404
     assert httpx.get(f"{djl.url}/console", timeout=60).status_code == 404
-    java = next(pid for pid in servers.children(djl.process.pid) if Path(f"/proc/{pid}/comm").read_text() == "java\n")
+    java = next(process.pid for process in servers.children(djl.process.pid) if process.name() == "java")
     listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=True).stdout
     own = [line for line in listening.splitlines() if f"pid={java}," in line]
     assert len(own) == 1

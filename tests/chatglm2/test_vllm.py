@@ -20,6 +20,8 @@ from tests.chatglm2.conftest import require_djl, start, vllm_python
 
 pytestmark = pytest.mark.vllm
 
+SCHEDULER = "EngineCore"
+"""In the title of the process in which vLLM schedules."""
 ASK = {"inputs": "What is a data warehouse?", "parameters": {"max_new_tokens": 10, "do_sample": False}}
 
 
@@ -37,12 +39,13 @@ def test_beams_are_refused_with_the_way_out(vllm: servers.Server) -> None:
 
 
 def test_a_killed_engine_is_started_again_and_ping_tells_the_truth(vllm: servers.Server) -> None:
-    before, engine = vllm.post("/invocations", ASK).json(), engine_process(vllm)
+    before, engine = vllm.post("/invocations", ASK).json(), servers.child(vllm.process.pid, SCHEDULER)
+    assert engine is not None
     body = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 2000, "do_sample": False, "stream": True}}
     with httpx.stream("POST", f"{vllm.url}/invocations", json=body, timeout=120) as response:
         lines = response.iter_lines()
         assert next(lines)
-        os.kill(engine, signal.SIGKILL)
+        engine.kill()
         assert '"code": 503' in [*lines][-1]
     wait_until(lambda: not vllm.healthy())
     vllm.wait_healthy()
@@ -74,7 +77,18 @@ def test_sigterm_ends_all_processes(tmp_path_factory: pytest.TempPathFactory) ->
         processes = servers.children(server.process.pid)
         server.process.terminate()
         assert server.process.wait(60) == 0
-        wait_until(lambda: not any(os.path.exists(f"/proc/{process}") for process in processes))  # noqa: PTH110
+        servers.wait_until_ended(processes)
+
+
+def test_sigterm_while_vllm_starts_ends_all_processes() -> None:
+    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(free_port())]
+    env = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"}
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: servers.child(process.pid, SCHEDULER))
+        processes = servers.children(process.pid)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+        servers.wait_until_ended(processes)
 
 
 def test_behind_djl_serving_it_answers_and_streams(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -94,15 +108,6 @@ def test_more_gpus_than_there_are_is_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 1
     assert "CHAT_TENSOR_PARALLEL" in done.stderr.splitlines()[-1]
-
-
-def engine_process(server: servers.Server) -> int:
-    """The process in which vLLM schedules."""
-    for process in servers.children(server.process.pid):
-        command = subprocess.run(["ps", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False)
-        if "EngineCore" in command.stdout:
-            return process
-    raise AssertionError(f"no process of vLLM among the children of {server.process.pid}")
 
 
 def wait_until(holds: object, seconds: float = 120) -> None:

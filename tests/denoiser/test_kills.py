@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool], pause: float = 0.2) -> None:
 
 def kill(server: Server, workers: bool) -> None:
     """kill -9 the server; with `workers` also its worker, otherwise the worker has to notice."""
-    found = children(server.process.pid) if workers else []
+    found = [process.pid for process in children(server.process.pid)] if workers else []
     for pid in [server.process.pid, *found]:
         with suppress(ProcessLookupError):  # a worker ends by itself when its work or its server does
             os.kill(pid, signal.SIGKILL)

