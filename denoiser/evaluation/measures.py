@@ -145,9 +145,10 @@ def _compare(
 
 
 def measure_adapted(domain: str, clean: Embeddings, level: float, denoiser: Denoiser, seed: int) -> Iterator[Adapted]:
-    """Adapted to the noisy vectors of stores of several sizes; trained on half a set's text, measured on both halves.
+    """Adapted to the noisy vectors of stores of several sizes; trained on a set's own text; trained on one half of it
+    and measured on the other.
 
-    Sets of fewer than 400 are not halved.
+    Sets of fewer than 400 are not trained on.
     """
     for size in (*(s for s in STORE_SIZES if s < len(clean)), len(clean)):
         store = clean[:size]
@@ -156,10 +157,12 @@ def measure_adapted(domain: str, clean: Embeddings, level: float, denoiser: Deno
         yield Adapted(domain, "noisy vectors", size, *_compare(store, noisy, level, denoiser, adapted))
     half = len(clean) // 2
     if half >= FEWEST_TRAINED_ON:
-        trained = denoiser.trained(clean[:half])
-        for which, store in (("its clean text", clean[:half]), ("clean text like it", clean[half:])):
-            noisy = add_noise(store, level, seed)
-            yield Adapted(domain, which, half, *_compare(store, noisy, level, denoiser, trained))
+        for which, text, store in (
+            ("its clean text", clean, clean),
+            ("clean text like it", clean[:half], clean[half:]),
+        ):
+            noisy, trained = add_noise(store, level, seed), denoiser.trained(text)
+            yield Adapted(domain, which, len(store), *_compare(store, noisy, level, denoiser, trained))
 
 
 def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:

@@ -102,9 +102,9 @@ def _adapted_section(measures: list[Measure], adapted: Sequence[Adapted]) -> lis
         "## Adapted to a store",
         "",
         f"At noise level {SHOWN_LEVEL}. *noisy vectors*: mode neighbours of `denoise --adapt`, which sees the noisy "
-        "vectors of the store and nothing else; stores of several sizes. *its clean text*: as a training job does, the "
-        "network trained on with the clean text of one half of the set, and measured on that half. *clean text like "
-        "it*: the same, measured on the other half, which it never saw.",
+        "vectors of the store and nothing else; stores of several sizes. *its clean text*: the network trained on, as "
+        "a training job does, with the clean text of the whole set, and measured on it. *clean text like it*: trained "
+        "on with one half of the set, and measured on the other.",
         "",
         *_adapted_table(adapted),
         "",

@@ -78,8 +78,8 @@ class _Run:
         active = Denoiser.from_checkpoint(active_network, base_manifest)
         own = type(active_network) is Network
         start, manifest = (active_network, base_manifest) if own else checkpoint.load(BUNDLED_CHECKPOINT)
-        recipe = fine_tuning(start, self.steps)
-        self.store.enter(self.job.id, "training", self.steps)
+        recipe = fine_tuning(start, len(training), self.steps)
+        self.store.enter(self.job.id, "training", recipe.steps)
         network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
         self.store.enter(self.job.id, "evaluating", 1)
         manifest = trusting(manifest)

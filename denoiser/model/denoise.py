@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiser.model import FINE_TUNING_STEPS, Mode, checkpoint
+from denoiser.model import Mode, checkpoint
 from denoiser.model.adaptation import Adaptation, learn
 from denoiser.model.encoder import Embeddings
 from denoiser.model.network import Network
@@ -78,8 +78,8 @@ class Denoiser:
 
     def trained(self, embeddings: Embeddings, recipe: Recipe | None = None) -> "Denoiser":
         """A denoiser trained on clean embeddings [n, width], n >= 64, going on from this one."""
-        recipe = recipe or fine_tuning(self.network, FINE_TUNING_STEPS)
         clean = np.ascontiguousarray(embeddings, dtype=np.float32)
+        recipe = recipe or fine_tuning(self.network, len(clean))
         network = train(clean, recipe, lambda *_: None, self.network)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
         return Denoiser.from_checkpoint(network, {**trusting(self.manifest), **made}, self.device)

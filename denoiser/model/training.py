@@ -10,18 +10,23 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from denoiser.model import TRAINING_STEPS
+from denoiser.model import FINE_TUNING_STEPS, TRAINING_STEPS
 from denoiser.model.encoder import Embeddings, fast_precision
-from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
+from denoiser.model.examples import Examples
+from denoiser.model.network import Network
+from denoiser.model.rehearsal import Rehearsal
 
 FEWEST = 64
-_FINE_TUNING_RATE = 3e-4  # a third of the usual rate
-# Levels are drawn log-uniform between neighbouring bounds, mostly from the middle, where denoising can help most.
-_BOUNDS, _SHARES = (LOWEST_LEVEL, 0.03, 0.2, HIGHEST_LEVEL), (0.15, 0.7, 0.15)
+# Fine-tuning sees each sentence up to 256 times, half as often where there are 400: little text is soon known by heart,
+# and then the network finds less in text that is only like it. Chosen on development text.
+_EPOCHS, _HALF_OF_THEM_AT = 256, 400
 _WARM_UP = 200
-_REPORT_EVERY = 50
+# For so many examples of the new text, one more of what the network knows. Without it a network trained on 3,000 essays
+# found fewer neighbours of noisy queries in fantasy dialogue than no denoising (-.037 at noise 0.1; with it +.002), and
+# the same as with it in other essays.
+_REHEARSED = 4
+_REPORT_EVERY, _REPORTS = 50, 40  # steps; of a short run as many reports
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,11 @@ class Recipe:
     seed: int = 0
 
 
-def fine_tuning(start: Network, steps: int) -> Recipe:
-    """The recipe for training that goes on from a network."""
-    return Recipe(steps, rate=_FINE_TUNING_RATE, hidden=start.shape["hidden"], blocks=start.shape["blocks"])
+def fine_tuning(start: Network, sentences: int, most: int = FINE_TUNING_STEPS) -> Recipe:
+    """The recipe for training that goes on from a network: the more sentences the longer, up to `most` steps."""
+    epochs = _EPOCHS * sentences / (sentences + _HALF_OF_THEM_AT)
+    steps = min(most, max(1, int(epochs * sentences / Recipe.batch)))
+    return Recipe(steps, hidden=start.shape["hidden"], blocks=start.shape["blocks"])
 
 
 @contextlib.contextmanager
@@ -51,25 +58,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _rate(step: int, recipe: Recipe) -> float:
     decay = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
-    return recipe.rate * min(1.0, (step + 1) / _WARM_UP) * decay
-
-
-def _draw_levels(count: int) -> Tensor:
-    part = torch.multinomial(torch.tensor(_SHARES), count, replacement=True)
-    bounds = torch.tensor(_BOUNDS).log()
-    return torch.lerp(bounds[part], bounds[part + 1], torch.rand(count)).exp()[:, None]
-
-
-def _loss(network: Network, clean: Tensor, precision: contextlib.AbstractContextManager[object]) -> Tensor:
-    """Squared error over the Wiener filter's expected error, averaged over a batch at random noise levels.
-
-    Noise is the same in every direction, so all of it happens in coordinates along the principal axes.
-    """
-    level = _draw_levels(len(clean))
-    noisy = clean + level * torch.randn_like(clean)
-    with precision:
-        estimate = noisy + network.correction(noisy, level)
-    return (((estimate - clean) ** 2).sum(1) / network.wiener_error(level)).mean()
+    warm_up = min(_WARM_UP, recipe.steps // 10 + 1)
+    return recipe.rate * min(1.0, (step + 1) / warm_up) * decay
 
 
 def train(
@@ -77,8 +67,9 @@ def train(
 ) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
-    With `start`, training begins from its axes and weights; it is left as it was. `progress` is told the number of
-    steps done and the loss (1 is the Wiener filter's) every 50 steps.
+    With `start`, training begins from its axes and weights, and rehearses what it knows; it is left as it was.
+    `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
+    steps; more often in a short run.
     """
     precision = fast_precision()
     with _seeded(recipe.seed):
@@ -89,17 +80,23 @@ def train(
         else:
             network = deepcopy(start).train().requires_grad_()
         clean = network.rotate(clean)
+        rehearsal = None if start is None else Rehearsal(start)
         averaged = deepcopy(network).requires_grad_(requires_grad=False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, fused=True)
+        report_every = max(1, min(_REPORT_EVERY, recipe.steps // _REPORTS))
         for step in range(recipe.steps):
             optimiser.param_groups[0]["lr"] = _rate(step, recipe)
-            loss = _loss(network, clean[torch.randint(len(clean), (recipe.batch,))], precision)
+            batch = Examples.of(clean, recipe.batch)
+            if rehearsal:
+                batch = batch.with_more(rehearsal.examples(recipe.batch // _REHEARSED + 1))
+            with precision:
+                errors = batch.errors(network)
             optimiser.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(errors.mean())
             optimiser.step()
             _average(averaged, network, min(recipe.average, (step + 1) / (step + 10)))
-            if (step + 1) % _REPORT_EVERY == 0 or step + 1 == recipe.steps:
-                progress(step + 1, loss.item())
+            if (step + 1) % report_every == 0 or step + 1 == recipe.steps:
+                progress(step + 1, errors[: recipe.batch].mean().item())
     return averaged.eval()
 
 

@@ -17,7 +17,7 @@ from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ranking import choose_shares, fit_ranking
-from denoiser.model.training import Recipe, train
+from denoiser.model.training import Recipe, fine_tuning, train
 from denoiser.settings import BUNDLED_CHECKPOINT
 from denoiser.text.corpus import Corpus
 from denoiser.text.embeddings import count_texts, prepare
@@ -51,8 +51,12 @@ def test_training_leaves_the_callers_random_numbers_alone(clean: Embeddings) -> 
 
 def test_training_tells_its_progress(clean: Embeddings) -> None:
     seen: list[int] = []
-    train(clean, Recipe(steps=120, batch=16, hidden=16, blocks=1), lambda step, _: seen.append(step))
-    assert seen == [50, 100, 120]
+    train(clean, Recipe(steps=122, batch=16, hidden=16, blocks=1), lambda step, _: seen.append(step))
+    assert seen == [*range(3, 121, 3), 122]
+
+
+def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
+    assert [fine_tuning(small, sentences, most=1000).steps for sentences in (64, 400, 4000)] == [8, 200, 1000]
 
 
 def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:

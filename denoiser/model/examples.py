@@ -1,0 +1,45 @@
+"""What a network is trained on: clean vectors with noise of random levels.
+
+Noise is the same in every direction, so all of it happens in coordinates along the principal axes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
+
+# Levels are drawn log-uniform between neighbouring bounds, mostly from the middle, where denoising can help most.
+_BOUNDS, _SHARES = (LOWEST_LEVEL, 0.03, 0.2, HIGHEST_LEVEL), (0.15, 0.7, 0.15)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Noisy vectors [n, width] of noise levels [n, 1], and what a network should make of them [n, width]."""
+
+    noisy: Tensor
+    level: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, clean: Tensor, count: int) -> "Examples":
+        """So many, of clean vectors drawn at random."""
+        target, level = clean[torch.randint(len(clean), (count,))], _draw_levels(count)
+        return cls(target + level * torch.randn_like(target), level, target)
+
+    def with_more(self, others: "Examples") -> "Examples":
+        """These and others."""
+        pairs = ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target))
+        return Examples(*map(torch.cat, pairs))
+
+    def errors(self, network: Network) -> Tensor:
+        """Squared error of each estimate over the Wiener filter's expected error: [n]."""
+        estimate = self.noisy + network.correction(self.noisy, self.level)
+        return ((estimate - self.target) ** 2).sum(1) / network.wiener_error(self.level)
+
+
+def _draw_levels(count: int) -> Tensor:
+    part = torch.multinomial(torch.tensor(_SHARES), count, replacement=True)
+    bounds = torch.tensor(_BOUNDS).log()
+    return torch.lerp(bounds[part], bounds[part + 1], torch.rand(count)).exp()[:, None]
