@@ -50,15 +50,21 @@ class Server:
 
 @contextlib.contextmanager
 def running(command: list[str], log: Path, port: int, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """`started`, and healthy when the block begins."""
+    with started(command, log, port, env) as server:
+        server.wait_healthy()
+        yield server
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, port: int, env: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Run `command`, which serves on `port`, until the block ends; then SIGTERM, and SIGKILL for what does not end."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (env or {}), start_new_session=True
         )
     try:
-        server = Server(process, f"http://127.0.0.1:{port}", log)
-        server.wait_healthy()
-        yield server
+        yield Server(process, f"http://127.0.0.1:{port}", log)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -80,14 +80,15 @@ def test_sigterm_ends_all_processes(tmp_path_factory: pytest.TempPathFactory) ->
         servers.wait_until_ended(processes)
 
 
-def test_sigterm_while_vllm_starts_ends_all_processes() -> None:
-    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(free_port())]
-    env = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"}
-    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: servers.child(process.pid, SCHEDULER))
-        processes = servers.children(process.pid)
-        process.terminate()
-        assert process.wait(60) == 128 + signal.SIGTERM
+def test_sigterm_while_vllm_starts_ends_all_processes(tmp_path: Path) -> None:
+    port = free_port()
+    command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(port)]
+    env = {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"}
+    with servers.started(command, tmp_path / "log", port, env) as server:
+        wait_until(lambda: servers.child(server.process.pid, SCHEDULER))
+        processes = servers.children(server.process.pid)
+        server.process.terminate()
+        assert server.process.wait(60) == 128 + signal.SIGTERM
         servers.wait_until_ended(processes)
 
 
