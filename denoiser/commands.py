@@ -175,8 +175,8 @@ def _report(
                 advance(1, "sets and levels")
     adapted: list[Adapted] = []
     with tracking("adapting", len(sets)) as advance:
-        for domain, clean in sets.items():
-            adapted.extend(measure_adapted(domain, clean, report.SHOWN_LEVEL, denoiser, seed))
+        for domain in sets:
+            adapted.extend(measure_adapted(domain, sets, report.SHOWN_LEVEL, denoiser, seed))
             advance(1, "sets")
     described = {"training_sentences": 0, **manifest}
     quantised = [found for domain, clean in sets.items() for found in measure_quantised(domain, clean, denoiser)]

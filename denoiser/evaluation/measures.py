@@ -144,25 +144,32 @@ def _compare(
     return means, {s: float((after[s] - before[s]).std() / np.sqrt(len(before[s]))) for s in SITUATIONS}
 
 
-def measure_adapted(domain: str, clean: Embeddings, level: float, denoiser: Denoiser, seed: int) -> Iterator[Adapted]:
-    """Adapted to the noisy vectors of stores of several sizes; trained on a set's own text; trained on one half of it
-    and measured on the other.
+def measure_adapted(
+    domain: str, sets: dict[str, Embeddings], level: float, denoiser: Denoiser, seed: int
+) -> Iterator[Adapted]:
+    """One of the sets, adapted to the noisy vectors of stores of several sizes; trained on its own text; trained on one
+    half of it and measured on the other. Then the other sets, with the network trained on the text of this one.
 
     Sets of fewer than 400 are not trained on.
     """
+    clean = sets[domain]
     for size in (*(s for s in STORE_SIZES if s < len(clean)), len(clean)):
         store = clean[:size]
         noisy = add_noise(store, level, seed)
         adapted = denoiser.adapted(noisy, level)
         yield Adapted(domain, "noisy vectors", size, *_compare(store, noisy, level, denoiser, adapted))
     half = len(clean) // 2
-    if half >= FEWEST_TRAINED_ON:
-        for which, text, store in (
-            ("its clean text", clean, clean),
-            ("clean text like it", clean[:half], clean[half:]),
-        ):
-            noisy, trained = add_noise(store, level, seed), denoiser.trained(text)
-            yield Adapted(domain, which, len(store), *_compare(store, noisy, level, denoiser, trained))
+    if half < FEWEST_TRAINED_ON:
+        return
+    own, like = denoiser.trained(clean), denoiser.trained(clean[:half])
+    others = ((f"clean text of {domain}", other, vectors, own) for other, vectors in sets.items() if other != domain)
+    for learnt_from, measured, store, trained in (
+        ("its clean text", domain, clean, own),
+        ("clean text like it", domain, clean[half:], like),
+        *others,
+    ):
+        noisy = add_noise(store, level, seed)
+        yield Adapted(measured, learnt_from, len(store), *_compare(store, noisy, level, denoiser, trained))
 
 
 def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:

@@ -91,7 +91,8 @@ def _sweep_section(measures: list[Measure]) -> list[str]:
 
 def _adapted_table(adapted: Sequence[Adapted]) -> list[str]:
     lines = _head("set", "adapted to", "rows", *(f"{s}: identity → neighbours → adapted" for s in SITUATIONS))
-    for a in adapted:
+    sets = list(dict.fromkeys(a.domain for a in adapted))
+    for a in sorted(adapted, key=lambda a: sets.index(a.domain)):
         cells = (f"{' → '.join(f'{o:.3f}' for o in a.overlap[s])} (± {a.gain_error[s]:.3f})" for s in SITUATIONS)
         lines.append(_row(a.domain, a.learnt_from, str(a.rows), *cells))
     return lines
@@ -104,7 +105,8 @@ def _adapted_section(measures: list[Measure], adapted: Sequence[Adapted]) -> lis
         f"At noise level {SHOWN_LEVEL}. *noisy vectors*: mode neighbours of `denoise --adapt`, which sees the noisy "
         "vectors of the store and nothing else; stores of several sizes. *its clean text*: the network trained on, as "
         "a training job does, with the clean text of the whole set, and measured on it. *clean text like it*: trained "
-        "on with one half of the set, and measured on the other.",
+        "on with one half of the set, and measured on the other. *clean text of* another set: trained on that, to see "
+        "what is lost on text that a job has nothing of.",
         "",
         *_adapted_table(adapted),
         "",
