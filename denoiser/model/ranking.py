@@ -95,13 +95,13 @@ def choose_shares(
 ) -> dict[str, list[float]]:
     """The blend for a checkpoint: at each level the largest share that helps every store and harms no narrow part.
 
-    To help is to gain a standard error in every situation, to harm to lose one: narrow parts are many, so one of them
-    loses so much by chance unless all of them gain. Once noise has made the share fall, more noise does not raise it
-    again. `done` is called after each level.
+    To help is to gain a standard error in every situation, to harm to lose two: of a hundred comparisons (narrow parts,
+    in three situations) one or two lose so much by chance where nothing changes, so nearly all must gain. Once noise
+    has made the share fall, more noise does not raise it again. `done` is called after each level.
     """
     least = [(store, 1.0) for store in stores]
     for store in map(torch.from_numpy, stores):
-        least += [(_narrow(store, row).numpy(), -1.0) for row in range(min(_NARROW_PARTS, len(store)))]
+        least += [(_narrow(store, row).numpy(), -2.0) for row in range(min(_NARROW_PARTS, len(store)))]
     shares, most = list[float](), SHARES[0]
     for level in RANKING_LEVELS:
         gains = [(_gains(network, store, level, seed), gain) for store, gain in least]

@@ -36,8 +36,10 @@ _INLINE = {
     "link",
 }
 _MARKUP = (".html", ".page", ".xml")
-_QUOTES = {".json": '\\"', ".py": '\\"', ".csv": '""'}  # how a quotation mark is written inside a quoted string
+# How a quotation mark is written inside a quoted string.
+_QUOTES = {".json": '\\"', ".jsonl": '\\"', ".py": '\\"', ".csv": '""'}
 _TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": " - ", "…": "...", "\xa0": " "})
+_WIKITEXT_MARK = re.compile(r" @([-,.])@ ")  # a hyphen, or a comma or point within a number
 _R_STRING = b"\x00\x04\x00\x09"  # the type of a character string in R's serialisation; its length follows
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 _LETTERS = f"{string.ascii_letters} ".encode()
@@ -151,7 +153,7 @@ def split_paragraphs(text: str) -> list[str]:
 
 def split_sentences(paragraph: str) -> Iterator[str]:
     """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
-    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", paragraph.translate(_TYPOGRAPHY))
+    plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", _WIKITEXT_MARK.sub(r"\1", paragraph.translate(_TYPOGRAPHY)))
     for sentence in _SENTENCE_END.split(" ".join(plain.split())):
         if _is_prose(sentence):
             yield sentence

