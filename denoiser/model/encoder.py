@@ -112,6 +112,6 @@ class MiniLM:
 
 
 def fast_precision() -> contextlib.AbstractContextManager[object]:
-    """Bfloat16 products on processors that compute them two to many times as fast (AMX, AVX-512); else float32."""
+    """Bfloat16 products on processors that compute them at least twice as fast (AMX, AVX-512 BF16); else float32."""
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast("cpu", torch.bfloat16) if fast else contextlib.nullcontext()
