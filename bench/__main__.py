@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from bench.chat import chat, compare
+from bench.chat import chat, compare, pace
 from bench.checkpoint import checkpoint
 from bench.convert import conversion
 from bench.denoiser import embeddings, files
@@ -22,6 +22,7 @@ def commands() -> None:
 
 cli.command("chat")(chat)
 cli.command("compare")(compare)
+cli.command("pace")(pace)
 cli.command("soak")(soak)
 cli.command("checkpoint")(checkpoint)
 cli.command("convert")(conversion)

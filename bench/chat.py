@@ -5,6 +5,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -14,10 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Setup, started
+from bench.contenders import PACED, RECIPES, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
+from bench.pace import STEP_SECONDS
 from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
+from chatglm2.settings import Settings
+from chatglm2.startup import find_model
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -88,17 +92,38 @@ def compare(
         )
     setup = Setup(model, dtype, eager, gpu_memory, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     limit = roofline(model)
-    _console.print(f"starting {len(names)} contenders; their messages are in {setup.logs}")
-    try:
-        with contextlib.ExitStack() as stack:
-            contenders = {name: stack.enter_context(started(name, setup)) for name in names}
-            figures = _measure(contenders, prompts, levels, new_tokens, rounds)
-    except ContenderFailed as error:
-        raise _refused(error) from None
+    figures = _side_by_side({name: RECIPES[name] for name in names}, setup, prompts, levels, new_tokens, rounds)
     _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
     if limit is not None:
         _show_limit(figures, limit)
     _save(figures, save, prompts, new_tokens)
+
+
+def pace(
+    prompts: Set = "short",
+    concurrent: Concurrent = "1,16,32,64",
+    new_tokens: NewTokens = 64,
+    rounds: Rounds = 5,
+    save: Save = None,
+) -> None:
+    """What HTTP leaves of an engine as fast as a GPU: the service around one that computes nothing, and that one."""
+    setup = Setup(find_model(Settings()), "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
+    figures = _side_by_side(PACED, setup, prompts, _levels(concurrent), new_tokens, rounds)
+    _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, prompts: {prompts}, {new_tokens} new tokens")
+    _save(figures, save, prompts, new_tokens)
+
+
+def _side_by_side(
+    recipes: Mapping[str, Recipe], setup: Setup, prompts: str, levels: list[int], new_tokens: int, rounds: int
+) -> Figures:
+    """Start contenders, let them take turns, and stop them. Raises typer.Exit where one fails."""
+    _console.print(f"starting {len(recipes)} contenders; their messages are in {setup.logs}")
+    try:
+        with contextlib.ExitStack() as stack:
+            contenders = {n: stack.enter_context(started(n, recipe, setup)) for n, recipe in recipes.items()}
+            return _measure(contenders, prompts, levels, new_tokens, rounds)
+    except ContenderFailed as error:
+        raise _refused(error) from None
 
 
 def _refused(error: ContenderFailed) -> typer.Exit:

@@ -114,6 +114,12 @@ RECIPES = {
 }
 """By the name that tables give them."""
 
+PACED = {
+    "paced engine in FastAPI": Recipe("-m bench.pace {port}"),
+    "paced engine directly": Recipe("-m bench.direct pace", direct=True),
+}
+"""The service and an engine that computes nothing."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -129,9 +135,9 @@ class Setup:
 
 
 @contextlib.contextmanager
-def started(name: str, setup: Setup) -> Iterator[Contender]:
+def started(name: str, recipe: Recipe, setup: Setup) -> Iterator[Contender]:
     """Start the contender `name` and stop it in the end. Raises ContenderFailed."""
-    recipe, port = RECIPES[name], free_port()
+    port = free_port()
     python = str(setup.vllm_python) if recipe.vllm and setup.vllm_python else sys.executable
     eager = "--enforce-eager" if setup.eager else ""
     filled = recipe.command.format(
@@ -159,7 +165,7 @@ def started(name: str, setup: Setup) -> Iterator[Contender]:
             else:
                 url = f"http://127.0.0.1:{port}"
                 _wait_healthy(process, url, place)
-                yield HttpServer(url, "chatglm2" if "chatglm2" in recipe.command else str(setup.model))
+                yield HttpServer(url, str(setup.model) if "{model}" in recipe.command else "chatglm2")
         finally:
             _stop(process)
 

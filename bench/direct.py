@@ -1,7 +1,8 @@
 """An engine without a service around it, driven over standard input and output: `python -m bench.direct engine`.
 
 Each line in is one job as JSON (`prompts`, `concurrent`, `new_tokens`), each line out its answers' times. `generate` in
-place of `engine` is the plain way: one `model.generate` at a time, however many ask.
+place of `engine` is the plain way: one `model.generate` at a time, however many ask. `pace` is the engine of
+`bench.pace`, which has no model.
 """
 
 import asyncio
@@ -13,11 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bench.load import drive
+from bench.pace import PacedEngine
 from chatglm2.device import choose_device
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.prompt import Message, Prompter
 from chatglm2.settings import Settings
-from chatglm2.startup import find_model, load_engine
+from chatglm2.startup import find_model, freeze_heap, load_engine
 
 Ask = Callable[[str, int], AsyncIterator[int]]
 
@@ -61,21 +63,33 @@ def generate_ask(model: Any, prompter: Prompter) -> Ask:
     return ask
 
 
+def _plain(settings: Settings) -> Ask:
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    path = find_model(settings)
+    dtype = getattr(torch, "float32" if settings.dtype == "auto" else settings.dtype)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    return generate_ask(model.to(choose_device(settings.device)).eval(), Prompter(_tokenizer(settings)))
+
+
+def _tokenizer(settings: Settings) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    return AutoTokenizer.from_pretrained(find_model(settings), local_files_only=True)
+
+
 async def serve(kind: str) -> None:
     """Answer jobs until standard input ends."""
-    settings = Settings()
-    if kind == "engine":
-        engine, tokenizer = await asyncio.to_thread(load_engine, settings)
-        ask = engine_ask(engine, Prompter(tokenizer))
+    settings, engine = Settings(), None
+    if kind == "generate":
+        ask = _plain(settings)
     else:
-        import torch  # noqa: PLC0415
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-
-        path, engine = find_model(settings), None
-        dtype = getattr(torch, "float32" if settings.dtype == "auto" else settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-        model = model.to(choose_device(settings.device)).eval()
-        ask = generate_ask(model, Prompter(AutoTokenizer.from_pretrained(path, local_files_only=True)))
+        engine, tokenizer = (
+            (PacedEngine(), _tokenizer(settings)) if kind == "pace" else await asyncio.to_thread(load_engine, settings)
+        )
+        ask = engine_ask(engine, Prompter(tokenizer))
+    freeze_heap()
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         job = json.loads(line)

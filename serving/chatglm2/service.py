@@ -20,10 +20,14 @@ from chatglm2.detokenizer import TokenTexts
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Unauthorized, Unavailable
 from chatglm2.metrics import CLIENT_LEFT, Metrics
-from chatglm2.prompt import Prompter
+from chatglm2.prompt import Message, Prompter
 from chatglm2.settings import Settings
 from chatglm2.streams import merged, until
 from chatglm2.writer import Writer
+
+_SHORT_PROMPT, _TURN = 2000, 40
+"""Characters that take about a millisecond to tokenize, and as how many more each message counts. Another thread would
+wait longer than that for Python's lock where the event loop is busy (`python -m bench pace`)."""
 
 log = structlog.get_logger()
 
@@ -160,7 +164,7 @@ class ChatService:
         """The changes of all answers to one request, as they come."""
         deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
         with self._places(request.choices):
-            prompt = await asyncio.to_thread(self._prompter.encode, request.messages)
+            prompt = await self._encode(request.messages)
             sampling = request.sampling(len(prompt), self._engine.limits, self._settings.max_new_tokens)
             answers = [
                 self._answer(number, prompt, _for_choice(sampling, number), request.stop, deadline)
@@ -170,6 +174,11 @@ class ChatService:
             async with contextlib.aclosing(changes):
                 async for some in changes:
                     yield some
+
+    async def _encode(self, messages: list[Message]) -> list[int]:
+        if sum(len(message.content) + _TURN for message in messages) <= _SHORT_PROMPT:
+            return self._prompter.encode(messages)
+        return await asyncio.to_thread(self._prompter.encode, messages)
 
     async def _answer(
         self, number: int, prompt: list[int], sampling: Sampling, stop: tuple[str, ...], deadline: float

@@ -1,6 +1,7 @@
 """Puts a chat service together from settings: finds the model, chooses device and engine, loads it, joins the parts."""
 
 import contextlib
+import gc
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,14 +65,26 @@ def _check_vllm(device: Device, vllm: Device | None) -> None:
 
 def load(settings: Settings) -> ChatService:
     """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
-    engine, tokenizer = load_engine(settings)
+    return serve_with(*load_engine(settings), settings)
+
+
+def serve_with(engine: Engine, tokenizer: Any, settings: Settings) -> ChatService:
+    """A service around an engine, and its metrics where the settings have a port for them. Raises SetupError."""
     from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415 - seconds; a refusal, or `--help`, must not wait for it
     from chatglm2.prompt import Prompter  # noqa: PLC0415
 
     metrics = Metrics(engine.cache_use)
     if settings.metrics_port is not None:
         metrics.serve(settings.host, settings.metrics_port)
+    freeze_heap()
     return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+
+
+def freeze_heap() -> None:
+    """Keep Python's garbage collector off what is there now, and stays: with PyTorch loaded it takes a quarter of a
+    second to walk through that, and did so every few hundred requests while all answers waited."""
+    gc.collect()
+    gc.freeze()
 
 
 def load_engine(settings: Settings) -> tuple[Engine, Any]:
