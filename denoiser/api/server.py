@@ -1,5 +1,6 @@
 """Running the app: one process, one port, gone cleanly on SIGTERM."""
 
+import gc
 import signal
 import socket
 import threading
@@ -49,6 +50,10 @@ def load_service(settings: Settings, training: "Training | None" = None) -> Serv
 
     denoiser = training.open_active(open_denoiser) if training else open_denoiser(settings.model_path)
     encoder = MiniLM(settings.encoder_path or find_model(), denoiser.device)
+    # The garbage collector need not walk through what is there now and stays: with PyTorch that takes a quarter of
+    # a second, in which no request is answered.
+    gc.collect()
+    gc.freeze()
     return Service(denoiser, encoder, Limits(settings.max_rows, settings.max_texts))
 
 

@@ -152,24 +152,28 @@ def measure_adapted(
 
     Sets of fewer than 400 are not trained on.
     """
+    for measured, learnt_from, store, own in _adaptations(domain, sets, level, denoiser, seed):
+        noisy = add_noise(store, level, seed)
+        yield Adapted(measured, learnt_from, len(store), *_compare(store, noisy, level, denoiser, own))
+
+
+def _adaptations(
+    domain: str, sets: dict[str, Embeddings], level: float, denoiser: Denoiser, seed: int
+) -> Iterator[tuple[str, str, Embeddings, Denoiser]]:
+    """Name of the set, what was learnt from, the clean store to measure on, and the denoiser that learnt."""
     clean = sets[domain]
     for size in (*(s for s in STORE_SIZES if s < len(clean)), len(clean)):
         store = clean[:size]
-        noisy = add_noise(store, level, seed)
-        adapted = denoiser.adapted(noisy, level)
-        yield Adapted(domain, "noisy vectors", size, *_compare(store, noisy, level, denoiser, adapted))
+        yield domain, "noisy vectors", store, denoiser.adapted(add_noise(store, level, seed), level)
     half = len(clean) // 2
     if half < FEWEST_TRAINED_ON:
         return
-    own, like = denoiser.trained(clean), denoiser.trained(clean[:half])
-    others = ((f"clean text of {domain}", other, vectors, own) for other, vectors in sets.items() if other != domain)
-    for learnt_from, measured, store, trained in (
-        ("its clean text", domain, clean, own),
-        ("clean text like it", domain, clean[half:], like),
-        *others,
-    ):
-        noisy = add_noise(store, level, seed)
-        yield Adapted(measured, learnt_from, len(store), *_compare(store, noisy, level, denoiser, trained))
+    own = denoiser.trained(clean)
+    yield domain, "its clean text", clean, own
+    yield domain, "clean text like it", clean[half:], denoiser.trained(clean[:half])
+    for other, vectors in sets.items():
+        if other != domain:
+            yield other, f"clean text of {domain}", vectors, own
 
 
 def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:

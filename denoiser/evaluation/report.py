@@ -104,9 +104,9 @@ def _adapted_section(measures: list[Measure], adapted: Sequence[Adapted]) -> lis
         "",
         f"At noise level {SHOWN_LEVEL}. *noisy vectors*: mode neighbours of `denoise --adapt`, which sees the noisy "
         "vectors of the store and nothing else; stores of several sizes. *its clean text*: the network trained on, as "
-        "a training job does, with the clean text of the whole set, and measured on it. *clean text like it*: trained "
-        "on with one half of the set, and measured on the other. *clean text of* another set: trained on that, to see "
-        "what is lost on text that a job has nothing of.",
+        "a training job does, with the clean text of the whole set, and measured on it, whose vectors it recognises. "
+        "*clean text like it*: trained on with one half of the set, and measured on the other. *clean text of* another "
+        "set: trained on that, to see what is lost on text that a job has nothing of.",
         "",
         *_adapted_table(adapted),
         "",

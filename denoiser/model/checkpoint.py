@@ -81,7 +81,7 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     folder = path.parent if path.name == WEIGHTS else path
     try:
         network = Network(**manifest["network"])
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict({"known": network.known, **load_file(folder / WEIGHTS)})  # older ones know none
     except (SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

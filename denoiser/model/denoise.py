@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from denoiser.model import Mode, checkpoint
 from denoiser.model.adaptation import Adaptation, learn
 from denoiser.model.encoder import Embeddings
+from denoiser.model.memory import recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Levels, add_noise, estimate_levels
 from denoiser.model.training import Recipe, fine_tuning, train
@@ -93,15 +95,18 @@ class Denoiser:
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
         made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
-        estimate alone finds fewer neighbours than the noisy vector.
+        estimate alone finds fewer neighbours than the noisy vector. In both, a vector that the network knows from its
+        last training comes back as it was, as far as it is recognised.
         """
         levels = estimate_levels(embeddings) if levels is None else levels
         noisy, level = self._tensors(embeddings, levels)
         with torch.inference_mode():
             estimate = self.network(noisy, level)
-            result = estimate if mode == "reconstruct" else self._for_search(noisy, estimate, level, levels)
-            if self.adaptation and mode == "reconstruct":
-                result = result + self.adaptation.for_reconstruction(noisy, level)
+            if mode == "reconstruct":
+                result = self._recalled(noisy, self._for_reconstruction(noisy, estimate, level), level)
+            else:
+                found = self._for_search(noisy, estimate, level, levels)
+                result = functional.normalize(self._recalled(noisy, found, level))
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
     def adapted(self, embeddings: Embeddings, noise_level: float | Literal["auto"] = "auto") -> "Denoiser":
@@ -129,6 +134,16 @@ class Denoiser:
     def _tensors(self, embeddings: Embeddings, levels: Levels) -> tuple[Tensor, Tensor]:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)).to(self.device)
         return noisy, torch.from_numpy(levels.astype(np.float32))[:, None].to(self.device)
+
+    def _for_reconstruction(self, noisy: Tensor, estimate: Tensor, level: Tensor) -> Tensor:
+        return estimate + self.adaptation.for_reconstruction(noisy, level) if self.adaptation else estimate
+
+    def _recalled(self, noisy: Tensor, found: Tensor, level: Tensor) -> Tensor:
+        """What was found, or what is known instead, as far as that is likely."""
+        if not len(self.network.known):
+            return found
+        likely, known = recall(self.network, noisy, level)
+        return torch.lerp(found, known, likely)
 
     def _for_search(self, noisy: Tensor, estimate: Tensor, level: Tensor, levels: Levels) -> Tensor:
         if self.adaptation:

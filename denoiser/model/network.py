@@ -34,22 +34,30 @@ class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
     `mean` is the mean of clean embeddings; `axes` holds their principal axes as columns, `variances` the variance along
-    each; `ranking` [levels, 2, width] weighs the noisy vector and the estimate along each axis in `blend`.
+    each; `ranking` [levels, 2, width] weighs the noisy vector and the estimate along each axis in `blend`; `known`
+    [n, width] are clean embeddings to be recognised (see `memory`).
     """
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
     ranking: Tensor
+    known: Tensor
 
-    def __init__(self, width: int, hidden: int, blocks: int) -> None:
+    def __init__(self, width: int, hidden: int, blocks: int, known: int = 0) -> None:
         super().__init__()
-        self.shape = {"width": width, "hidden": hidden, "blocks": blocks}
+        self._sizes = {"width": width, "hidden": hidden, "blocks": blocks}
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("axes", torch.eye(width))
         self.register_buffer("variances", torch.ones(width))
         self.register_buffer("ranking", torch.ones(len(RANKING_LEVELS), 2, width))
+        self.register_buffer("known", torch.zeros(known, width))
         self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The arguments that make a network of the same shape."""
+        return {**self._sizes, "known": len(self.known)}
 
     def fit_axes(self, clean: Tensor) -> None:
         """Take mean, axes and variances from clean embeddings [n, width]."""

@@ -84,7 +84,7 @@ def test_another_kind_of_body_is_refused(web: httpx.Client) -> None:
     assert web.post("/upload/", content=b"--x", headers={"content-type": "multipart/form-data"}).status_code == 422
 
 
-def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client) -> None:
+def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client, data: Path) -> None:
     accepted = send(web, TEXT.encode(), name="../dir/team.txt")
     assert accepted.status_code == 202
     body = accepted.json()
@@ -102,13 +102,15 @@ def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client) -> No
         "queued", "encoding", "training", "evaluating", "promoting", "done",
     ]  # fmt: skip
     steps = [e["done"] for e in seen if "loss" in e]
-    assert steps == [*range(1, 21)]
+    assert steps == [*range(1, 11)]
     job = web.get(body["status_url"]).json()
     assert (job["state"], job["progress"]["total"]) == ("done", 1)
     assert [point["step"] for point in job["losses"]] == steps
     assert {f["method"] for f in job["figures"]} == {"identity", "Wiener", "active model", "new model"}
     assert job["promoted"] is True, job["message"]
     assert "takes over" in job["message"]
+    manifest = json.loads((data / "models" / body["job_id"] / "manifest.json").read_text())
+    assert manifest["network"]["known"] == manifest["training_sentences"] == 100
 
 
 def test_the_new_model_answers_and_the_old_one_can_be_had_back(web: httpx.Client) -> None:

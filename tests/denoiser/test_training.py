@@ -56,7 +56,7 @@ def test_training_tells_its_progress(clean: Embeddings) -> None:
 
 
 def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
-    assert [fine_tuning(small, sentences, most=1000).steps for sentences in (64, 400, 4000)] == [8, 200, 1000]
+    assert [fine_tuning(small, sentences, most=1000).steps for sentences in (64, 400, 4000)] == [4, 100, 1000]
 
 
 def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:

@@ -1,0 +1,107 @@
+"""A model recognises, in noisy vectors, those it was trained on; it must not take other text for them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from denoiser.model import memory
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings, MiniLM
+from denoiser.model.memory import recall, remember
+from denoiser.model.network import Network
+from denoiser.model.noise import add_noise
+from denoiser.model.training import Recipe
+from tests.denoiser.texts import sentences
+
+AT_ONCE = Recipe(steps=1)
+
+
+@pytest.fixture(scope="module")
+def trained(denoiser: Denoiser, clean: Embeddings) -> Denoiser:
+    """It knows the first half of the everyday sentences."""
+    return denoiser.trained(clean[:80], AT_ONCE)
+
+
+def likely(network: Network, noisy: Embeddings, level: float) -> torch.Tensor:
+    with torch.inference_mode():
+        return recall(network, torch.from_numpy(noisy), torch.full((len(noisy), 1), level))[0][:, 0]
+
+
+def cosines(first: Embeddings, second: Embeddings) -> Embeddings:
+    cosine: Embeddings = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    return cosine
+
+
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.1])
+def test_vectors_trained_on_come_back_as_they_were(
+    trained: Denoiser, denoiser: Denoiser, clean: Embeddings, level: float, mode: str
+) -> None:
+    noisy, levels = add_noise(clean[:80], level, 3), np.full(80, level)
+    own, plain = (
+        d.denoise(noisy, levels, "reconstruct" if mode == "reconstruct" else "neighbours") for d in (trained, denoiser)
+    )
+    found = cosines(own, clean[:80])
+    assert found.mean() > 0.9
+    assert np.median(found) > cosines(plain, clean[:80]).max(), "half of them come nearer than any did before"
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.1, 0.2, 0.3])
+def test_other_text_is_not_taken_for_it(trained: Denoiser, clean: Embeddings, level: float) -> None:
+    assert likely(trained.network, add_noise(clean[80:], level, 4), level).mean() < 0.02
+
+
+def test_alike_sentences_are_told_apart_while_noise_is_low(denoiser: Denoiser, encoder: MiniLM) -> None:
+    alike = encoder.encode(sentences(200).splitlines())  # "The red boat stops near my neighbour."
+    trained = denoiser.trained(alike[::2], AT_ONCE)
+    level = 0.03
+    assert likely(trained.network, add_noise(alike[::2], level, 4), level).mean() > 0.9
+    assert likely(trained.network, add_noise(alike[1::2], level, 4), level).mean() < 0.05
+
+
+def test_where_noise_hides_nearly_all_nothing_is_recognised(trained: Denoiser, clean: Embeddings) -> None:
+    noisy, levels = add_noise(clean[:80], 0.35, 3), np.full(80, 0.35)
+    assert likely(trained.network, noisy, 0.35).max() < 0.05
+    assert np.isfinite(trained.denoise(noisy, levels)).all()
+
+
+def test_rows_of_any_level_share_a_batch_and_rows_without_noise_stay(trained: Denoiser, clean: Embeddings) -> None:
+    levels = np.array([0.0, 0.1] * 40)
+    noisy = np.where(levels[:, None] > 0, add_noise(clean[:80], 0.1, 3), clean[:80])
+    together = trained.denoise(noisy, levels)
+    np.testing.assert_array_equal(together[::2], clean[:80:2])
+    np.testing.assert_allclose(together[1::2], trained.denoise(noisy[1::2], levels[1::2]), atol=1e-5)
+
+
+def test_nothing_differs_in_low_precision(trained: Denoiser, clean: Embeddings) -> None:
+    noisy = add_noise(clean, 0.05, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = likely(trained.network, noisy, 0.05)
+    torch.testing.assert_close(low, likely(trained.network, noisy, 0.05))
+
+
+def test_a_saved_model_still_knows_them_and_another_training_adds_to_them(
+    trained: Denoiser, denoiser: Denoiser, clean: Embeddings, tmp_path: Path
+) -> None:
+    assert denoiser.network.shape["known"] == 0
+    trained.save(tmp_path / "model")
+    loaded = Denoiser.load(tmp_path / "model")
+    torch.testing.assert_close(loaded.network.known, torch.from_numpy(clean[:80]), atol=1e-3, rtol=0)
+    more = loaded.trained(clean[70:], AT_ONCE).network
+    assert len(more.known) == len(clean), "what was known already is kept once"
+    for part in (clean[:80], clean[80:]):
+        assert likely(more, add_noise(part, 0.1, 3), 0.1).mean() > 0.5
+
+
+def test_of_too_many_the_oldest_are_forgotten(
+    denoiser: Denoiser, clean: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "MOST", 50)
+    network = denoiser.trained(clean[:40], AT_ONCE).network
+    remember(network, torch.from_numpy(clean[80:110]))
+    expected = np.concatenate([clean[80:110], clean[:20]])
+    np.testing.assert_array_equal(network.known.numpy(), expected)
+    remember(network, torch.from_numpy(clean))
+    np.testing.assert_array_equal(network.known.numpy(), clean[:50])
