@@ -38,6 +38,9 @@ NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
 Rounds = Annotated[int, typer.Option(help="Rounds; the median of each figure counts.")]
 Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
 
+_WAVES = 6
+"""Of requests in `pace`, for whom they take a third of a second."""
+
 Figures = dict[str, list[dict[str, float]]]
 """By contender, a row for each level."""
 
@@ -108,20 +111,26 @@ def pace(
 ) -> None:
     """What HTTP leaves of an engine as fast as a GPU: the service around one that computes nothing, and that one."""
     setup = Setup(find_model(Settings()), "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
-    figures = _side_by_side(PACED, setup, prompts, _levels(concurrent), new_tokens, rounds)
+    figures = _side_by_side(PACED, setup, prompts, _levels(concurrent), new_tokens, rounds, _WAVES)
     _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, prompts: {prompts}, {new_tokens} new tokens")
     _save(figures, save, prompts, new_tokens)
 
 
 def _side_by_side(
-    recipes: Mapping[str, Recipe], setup: Setup, prompts: str, levels: list[int], new_tokens: int, rounds: int
+    recipes: Mapping[str, Recipe],
+    setup: Setup,
+    prompts: str,
+    levels: list[int],
+    new_tokens: int,
+    rounds: int,
+    waves: int = 1,
 ) -> Figures:
     """Start contenders, let them take turns, and stop them. Raises typer.Exit where one fails."""
     _console.print(f"starting {len(recipes)} contenders; their messages are in {setup.logs}")
     try:
         with contextlib.ExitStack() as stack:
             contenders = {n: stack.enter_context(started(n, recipe, setup)) for n, recipe in recipes.items()}
-            return _measure(contenders, prompts, levels, new_tokens, rounds)
+            return _measure(contenders, prompts, levels, new_tokens, rounds, waves)
     except ContenderFailed as error:
         raise _refused(error) from None
 
@@ -139,9 +148,12 @@ def _levels(text: str) -> list[int]:
 
 
 def _measure(
-    contenders: dict[str, Contender], prompts: str, levels: list[int], new_tokens: int, rounds: int
+    contenders: dict[str, Contender], prompts: str, levels: list[int], new_tokens: int, rounds: int, waves: int = 1
 ) -> Figures:
-    """Every contender at every level, in turns; the first, short round warms up and does not count."""
+    """Every contender at every level, in turns; the first, short round warms up and does not count.
+
+    A level has so many `waves` of requests, each as many as are sent at once.
+    """
     number = 0
 
     def some(count: int) -> list[str]:
@@ -154,7 +166,7 @@ def _measure(
     found: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in levels] for name in contenders}
     for turn in range(rounds):
         for place, level in enumerate(levels):
-            batch = some(max(8, level))
+            batch = some(max(8, level * waves))
             for name in rotated(list(contenders), turn):
                 figures = contenders[name].measure(batch, level, new_tokens).figures()
                 found[name][place].append(figures)

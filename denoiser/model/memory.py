@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from denoiser.model.network import Network
 
@@ -19,13 +18,13 @@ MOST = 20_000
 _SAME = 0.999  # cosine; more alike vectors are kept once
 _NEAR = 0.3  # variance around a known vector, as a share of that of all text
 _DENSER = 25.0  # natural logarithm of how much denser text is than a Gaussian
-_CHUNK = 1024
+_ROWS = 512  # at once: they are compared with all that is known
 
 
 def remember(network: Network, clean: Tensor) -> None:
     """Add clean embeddings [n, width], n > 0, to those known; of more than 20,000 the oldest are forgotten."""
     new = clean[:MOST]
-    old = network.known[torch.cat([(part @ new.T).amax(1) < _SAME for part in torch.split(network.known, _CHUNK)])]
+    old = network.known[torch.cat([(part @ new.T).amax(1) < _SAME for part in torch.split(network.known, _ROWS)])]
     network.known = torch.cat([new, old])[:MOST]
 
 
@@ -35,14 +34,19 @@ def recall(network: Network, noisy: Tensor, level: Tensor) -> tuple[Tensor, Tens
     The latter are means of known vectors by their likelihood. Levels are above 0.
     """
     with torch.autocast(noisy.device.type, enabled=False):
-        known, variance = network.known, level**2
-        distance = (noisy**2).sum(1, keepdim=True) - 2 * noisy @ known.T + (known**2).sum(1)
-        alike = -distance / (2 * variance)
-        constant = network.shape["width"] / 2 * variance.log()
-        near = _log_density((noisy - known[alike.argmax(1)]) @ network.axes, _NEAR * network.variances + variance)
-        other = _log_density(network.rotate(noisy), network.variances + variance) + _DENSER + math.log(len(known))
-        certainty = torch.logsumexp(alike, 1, keepdim=True) - constant - torch.logaddexp(near, other)
-        return certainty.sigmoid(), functional.softmax(alike, 1) @ known
+        parts = zip(torch.split(noisy, _ROWS), torch.split(level, _ROWS), strict=True)
+        likely, known = zip(*(_recall(network, *part) for part in parts), strict=True)
+        return torch.cat(likely), torch.cat(known)
+
+
+def _recall(network: Network, noisy: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    known, variance = network.known, level**2
+    alike = torch.addmm((known**2).sum(1) / -2, noisy, known.T) / variance
+    common = (noisy**2 / variance + variance.log()).sum(1, keepdim=True) / -2
+    same = common + alike.logsumexp(1, keepdim=True)
+    near = _log_density((noisy - known[alike.argmax(1)]) @ network.axes, _NEAR * network.variances + variance)
+    other = _log_density(network.rotate(noisy), network.variances + variance) + _DENSER + math.log(len(known))
+    return (same - torch.logaddexp(near, other)).sigmoid(), alike.softmax(1) @ known
 
 
 def _log_density(coordinates: Tensor, variances: Tensor) -> Tensor:
