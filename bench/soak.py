@@ -24,8 +24,8 @@ from rich.console import Console
 
 from bench.ports import free_port
 
-WORKERS = ("djl_python_engine", "EngineCore")
-"""Parts of the command lines of processes that hold the model and are started again."""
+WORKERS = ("EngineCore", "djl_python_engine")
+"""Parts of command lines; the first that a process has is of the one that holds the model and is started again."""
 
 CONTRACT = {200, 400, 404, 413, 429, 503, 504, 507}
 
@@ -69,7 +69,7 @@ def soak(
     kills: Annotated[int, typer.Option(help="How often a worker is killed.")] = 2,
     log: Annotated[Path, typer.Option(help="Where the service writes.")] = Path("soak.log"),
 ) -> None:
-    """Start the chat service, load it, kill its worker, count what came back. Exit status 1 if anything was lost."""
+    """Start the chat service, load it, kill what holds its model, count replies. Exit status 1 if anything was lost."""
     port = free_port()
     command = [sys.executable, "-m", "chatglm2", adapter, "--port", str(port)]
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=os.environ) as process:
@@ -141,7 +141,7 @@ def _good(chance: random.Random, streamed: bool) -> dict[str, Any]:
 async def _kill(url: str, pid: int, tally: Tally, times: list[float]) -> None:
     for moment in times:
         await asyncio.sleep(max(0, moment - time.monotonic()))
-        worker = next(process for process in _processes(pid) if _holds_the_model(process))
+        worker = _holder_of_the_model(pid)
         killed = time.monotonic()
         worker.send_signal(signal.SIGKILL)
         await _healthy(url, False)
@@ -172,10 +172,15 @@ def _processes(pid: int) -> list[psutil.Process]:
     return [service, *service.children(recursive=True)]
 
 
-def _holds_the_model(process: psutil.Process) -> bool:
+def _holder_of_the_model(pid: int) -> psutil.Process:
+    commands = [(process, _command_line(process)) for process in _processes(pid)]
+    return next(process for part in WORKERS for process, command in commands if part in command)
+
+
+def _command_line(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
-        return any(part in " ".join(process.cmdline()) for part in WORKERS)
-    return False
+        return " ".join(process.cmdline())
+    return ""
 
 
 def _show(tally: Tally) -> None:

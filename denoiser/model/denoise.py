@@ -95,8 +95,8 @@ class Denoiser:
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
         made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
-        estimate alone finds fewer neighbours than the noisy vector. In both, a vector that the network knows from its
-        last training comes back as it was, as far as it is recognised.
+        estimate alone finds fewer neighbours than the noisy vector. In both, a vector that the network knows comes back
+        as it was, as far as it is recognised.
         """
         levels = estimate_levels(embeddings) if levels is None else levels
         noisy, level = self._tensors(embeddings, levels)

@@ -1,10 +1,10 @@
-"""Clean embeddings that a network knows from its last training, and recognises in noisy ones.
+"""Clean embeddings that a network knows, because it was trained further on them, and recognises in noisy ones.
 
-A noisy vector is either a known one plus noise, or one near a known one plus noise, or of other text. Its probability
-is a mixture of the three, and Bayes' rule says how likely it is a known one: a Gaussian around each known vector, a
-wider one around the likeliest of them, and that of all text, whose covariance the network has. Text is far from
-Gaussian, so much denser where it is; by how much was chosen on development text, so that of 1,800 sentences like the
-known ones no more than one in 150 is taken for one of them.
+A noisy vector is a known one plus noise, or near a known one, or of other text. Its density is a mixture of three: a
+Gaussian around each known vector, a wider one around the likeliest of them, and one of all text, whose covariance the
+network has; Bayes' rule gives the share of the first. Text is far from Gaussian, so much denser where it is. By how
+much was chosen on development text: at noise 0.1, of 1,800 sentences like the known ones, one in 150 at most was taken
+for one of them.
 """
 
 import math
