@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import httpx
@@ -164,7 +164,7 @@ def started(name: str, recipe: Recipe, setup: Setup) -> Iterator[Contender]:
                 yield DirectProcess(process, place)
             else:
                 url = f"http://127.0.0.1:{port}"
-                _wait_healthy(process, url, place)
+                wait_healthy(process, url, place)
                 yield HttpServer(url, str(setup.model) if "{model}" in recipe.command else "chatglm2")
         finally:
             _stop(process)
@@ -191,7 +191,8 @@ def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:
     raise _last_words(log)
 
 
-def _wait_healthy(process: "subprocess.Popen[str]", url: str, log: Path) -> None:
+def wait_healthy(process: "subprocess.Popen[Any]", url: str, log: Path) -> None:
+    """Return when the server at `url` answers. Raises ContenderFailed when its process ends, or after 15 minutes."""
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit and process.poll() is None:
         for route in ("/ping", "/health"):

@@ -22,6 +22,7 @@ import psutil
 import typer
 from rich.console import Console
 
+from bench.contenders import ContenderFailed, wait_healthy
 from bench.ports import free_port
 
 WORKERS = ("EngineCore", "djl_python_engine")
@@ -47,7 +48,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     kills: list[tuple[float, float]] = field(default_factory=list)
-    """Each from the kill until the service was healthy again."""
+    """Each from the kill until a request was answered again."""
     failures: list[tuple[float, float, str]] = field(default_factory=list)
     """Good requests without their answer: when they began and ended, and what they met."""
     memory: list[float] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Tally:
         return [
             met
             for began, ended, met in self.failures
-            if not any(began <= healthy and killed <= ended for killed, healthy in self.kills)
+            if not any(began <= answered and killed <= ended for killed, answered in self.kills)
         ]
 
 
@@ -71,10 +72,14 @@ def soak(
 ) -> None:
     """Start the chat service, load it, kill what holds its model, count replies. Exit status 1 if anything was lost."""
     port = free_port()
-    command = [sys.executable, "-m", "chatglm2", adapter, "--port", str(port)]
+    url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", "chatglm2", adapter, "--port", str(port)]
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=os.environ) as process:
         try:
-            tally = asyncio.run(_run(f"http://127.0.0.1:{port}", process.pid, minutes * 60, clients, kills))
+            wait_healthy(process, url, log)
+            tally = asyncio.run(_run(url, process.pid, minutes * 60, clients, kills))
+        except ContenderFailed as error:
+            print(f"bench: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
         finally:
             process.terminate()
     _show(tally)
@@ -83,7 +88,6 @@ def soak(
 
 async def _run(url: str, pid: int, seconds: float, clients: int, kills: int) -> Tally:
     tally = Tally()
-    await _healthy(url)
     end = time.monotonic() + seconds
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
         await asyncio.gather(
@@ -144,8 +148,7 @@ async def _kill(url: str, pid: int, tally: Tally, times: list[float]) -> None:
         worker = _holder_of_the_model(pid)
         killed = time.monotonic()
         worker.send_signal(signal.SIGKILL)
-        await _healthy(url, False)
-        await _healthy(url)
+        await _answering(url)
         tally.kills.append((killed, time.monotonic()))
 
 
@@ -155,16 +158,15 @@ async def _watch(pid: int, tally: Tally, end: float) -> None:
         tally.memory.append(sum(process.memory_info().rss for process in _processes(pid)) / 2**20)
 
 
-async def _healthy(url: str, wanted: bool = True) -> None:
-    """Return when `/ping` says so, or says the opposite."""
-    async with httpx.AsyncClient(timeout=5) as client:
-        healthy = not wanted
-        while healthy != wanted:
+async def _answering(url: str) -> None:
+    """Return when a request is answered; DJL Serving's `/ping` does not tell whether vLLM's process runs."""
+    body = {"inputs": "Hello", "parameters": {"max_new_tokens": 1}}
+    async with httpx.AsyncClient(timeout=600) as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if (await client.post(f"{url}/invocations", json=body)).is_success:
+                    return
             await asyncio.sleep(0.1)
-            try:
-                healthy = (await client.get(f"{url}/ping")).is_success
-            except httpx.HTTPError:
-                healthy = False
 
 
 def _processes(pid: int) -> list[psutil.Process]:
@@ -187,8 +189,8 @@ def _show(tally: Tally) -> None:
     console = Console()
     for outcome, count in sorted(tally.outcomes.items()):
         console.print(f"{count:7}  {outcome}")
-    for killed, healthy in tally.kills:
-        console.print(f"worker killed; healthy again after {healthy - killed:.1f} s")
+    for killed, answered in tally.kills:
+        console.print(f"worker killed; answered again after {answered - killed:.1f} s")
     console.print(
         "memory, MiB: " + " ".join(f"{used:.0f}" for used in tally.memory[:: max(1, len(tally.memory) // 20)])
     )
