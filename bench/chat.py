@@ -20,6 +20,7 @@ from bench.pace import STEP_SECONDS
 from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
+from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
 from chatglm2.startup import find_model
 
@@ -110,7 +111,11 @@ def pace(
     save: Save = None,
 ) -> None:
     """What HTTP leaves of an engine as fast as a GPU: the service around one that computes nothing, and that one."""
-    setup = Setup(find_model(Settings()), "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
+    try:
+        model = find_model(Settings())
+    except SetupError as error:
+        raise _refused(error) from None
+    setup = Setup(model, "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
     figures = _side_by_side(PACED, setup, prompts, _levels(concurrent), new_tokens, rounds, _WAVES)
     _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, prompts: {prompts}, {new_tokens} new tokens")
     _save(figures, save, prompts, new_tokens)
@@ -135,7 +140,7 @@ def _side_by_side(
         raise _refused(error) from None
 
 
-def _refused(error: ContenderFailed) -> typer.Exit:
+def _refused(error: Exception) -> typer.Exit:
     print(f"bench: {error}", file=sys.stderr)
     return typer.Exit(1)
 

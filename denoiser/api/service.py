@@ -116,19 +116,18 @@ class Service:
             raise InvalidInputError(
                 f"dimensions is {request.dimensions}; this model gives {self.denoiser.width} and no other"
             )
-        tokens = await asyncio.to_thread(self.encoder.tokenize, texts)
-        vectors = await self._encoding.run(tokens)
+        vectors, tokens = await self._encode(texts)
         if request.denoise:
             noisy = await asyncio.to_thread(_prepare, vectors, 0.0, "auto", "neighbours", None)
             vectors = await self._denoising.run(noisy)
-        return await asyncio.to_thread(_write_embeddings, vectors, request, sum(map(len, tokens)))
+        return await asyncio.to_thread(_write_embeddings, vectors, request, tokens)
 
     async def compare(self, body: bytes) -> Reply:
         """The reply to a compare body: noisy and denoised against clean. Raises DenoiserError."""
         start = time.perf_counter()
         request = await asyncio.to_thread(read_body, body, CompareRequest)
         check_texts(request.texts, self.limits.texts)
-        clean = await self._encode(request.texts)
+        clean, _ = await self._encode(request.texts)
         noisy = await asyncio.to_thread(_prepare, clean, request.noise_level, "auto", request.mode, request.seed)
         denoised = await self._denoising.run(noisy)
         return await asyncio.to_thread(_write_comparison, request, clean, noisy.embeddings, denoised, start)
@@ -137,10 +136,13 @@ class Service:
         if isinstance(request, EmbeddingRequest):
             return await asyncio.to_thread(read_vectors, request, self.denoiser.width, self.limits.rows)
         check_texts(request.texts, self.limits.texts)
-        return await self._encode(request.texts)
+        vectors, _ = await self._encode(request.texts)
+        return vectors
 
-    async def _encode(self, texts: list[str]) -> Embeddings:
-        return await self._encoding.run(await asyncio.to_thread(self.encoder.tokenize, texts))
+    async def _encode(self, texts: list[str]) -> tuple[Embeddings, int]:
+        """Embeddings [n, width] of n texts, and how many tokens were read."""
+        tokens = await asyncio.to_thread(self.encoder.tokenize, texts)
+        return await self._encoding.run(tokens), sum(map(len, tokens))
 
     def _denoise_batch(self, requests: list[Noisy]) -> list[Embeddings]:
         denoiser, results = self.denoiser, [r.embeddings for r in requests]
