@@ -45,8 +45,7 @@ def _recall(network: Network, noisy: Tensor, level: Tensor) -> tuple[Tensor, Ten
     with torch.autocast(noisy.device.type, enabled=False):  # precise from here on
         alike = ((noisy[:, None] - known) ** 2).sum(2) / (-2 * variance)
         same = alike.logsumexp(1, keepdim=True) - noisy.shape[1] / 2 * variance.log()
-        likeliest = known[torch.arange(len(known)), alike.argmax(1)]
-        near = _log_density((noisy - likeliest) @ network.axes, _NEAR * network.variances + variance)
+        near = _log_density((noisy - known[:, 0]) @ network.axes, _NEAR * network.variances + variance)
         other = _log_density(network.rotate(noisy), network.variances + variance) + _DENSER
         others = torch.logaddexp(near, other + math.log(len(network.known)))
         return (same - others).sigmoid(), (alike.softmax(1)[:, :, None] * known).sum(1)
