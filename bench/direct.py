@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bench.load import drive
-from bench.pace import PacedEngine
+from bench.pace import load_paced
 from chatglm2.device import choose_device
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.prompt import Message, Prompter
@@ -65,18 +65,13 @@ def generate_ask(model: Any, prompter: Prompter) -> Ask:
 
 def _plain(settings: Settings) -> Ask:
     import torch  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     path = find_model(settings)
     dtype = getattr(torch, "float32" if settings.dtype == "auto" else settings.dtype)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-    return generate_ask(model.to(choose_device(settings.device)).eval(), Prompter(_tokenizer(settings)))
-
-
-def _tokenizer(settings: Settings) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    return AutoTokenizer.from_pretrained(find_model(settings), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return generate_ask(model.to(choose_device(settings.device)).eval(), Prompter(tokenizer))
 
 
 async def serve(kind: str) -> None:
@@ -85,9 +80,8 @@ async def serve(kind: str) -> None:
     if kind == "generate":
         ask = _plain(settings)
     else:
-        engine, tokenizer = (
-            (PacedEngine(), _tokenizer(settings)) if kind == "pace" else await asyncio.to_thread(load_engine, settings)
-        )
+        load = load_paced if kind == "pace" else load_engine
+        engine, tokenizer = await asyncio.to_thread(load, settings)
         ask = engine_ask(engine, Prompter(tokenizer))
     freeze_heap()
     print("ready", flush=True)

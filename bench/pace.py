@@ -9,25 +9,24 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from itertools import count
+from typing import Any
 
 from chatglm2.engines.base import Limits, Sampling, Step
 from chatglm2.settings import Settings
 from chatglm2.startup import find_model, serve_with
 
 STEP_SECONDS = 0.005
-_LIMITS = Limits(context=8192, vocabulary=49_152)
 _FIRST, _TOKENS = 1000, 20_000  # ids of ordinary text in the embedded model's vocabulary
 
 
 class PacedEngine:
     """No model: tokens by the clock, whatever was asked."""
 
-    limits = _LIMITS
+    limits = Limits(context=8192, vocabulary=49_152)
 
     def __init__(self) -> None:
         self._clock: asyncio.Task[None] | None = None
-        self._running: dict[int, asyncio.Queue[int]] = {}
-        self._numbers = count()
+        self._running = set[asyncio.Queue[int]]()
 
     def ready(self) -> bool:
         """Always."""
@@ -45,8 +44,8 @@ class PacedEngine:
     async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:  # noqa: ARG002
         """A token at each step of the clock; those that were not taken in time come together."""
         self._clock = self._clock or asyncio.create_task(self._tick())
-        number, made, left = next(self._numbers), asyncio.Queue[int](), sampling.max_new_tokens
-        self._running[number] = made
+        made, left = asyncio.Queue[int](), sampling.max_new_tokens
+        self._running.add(made)
         try:
             while left:
                 tokens = [await made.get()]
@@ -57,7 +56,7 @@ class PacedEngine:
                 steps = [Step(token) for token in tokens]
                 yield steps if left else [*steps[:-1], Step(tokens[-1], "length")]
         finally:
-            del self._running[number]
+            self._running.remove(made)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -65,22 +64,27 @@ class PacedEngine:
         for step in count():
             due += STEP_SECONDS
             await asyncio.sleep(due - loop.time())
-            for made in self._running.values():
+            for made in self._running:
                 made.put_nowait(_FIRST + step * 7 % _TOKENS)
+
+
+def load_paced(settings: Settings) -> tuple[PacedEngine, Any]:
+    """The engine, and the tokenizer of the model that the settings name. Raises SetupError."""
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    return PacedEngine(), AutoTokenizer.from_pretrained(find_model(settings), local_files_only=True)
 
 
 def main() -> None:
     """Serve HTTP on the port of the command line."""
     import uvicorn  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
 
     from chatglm2.app import create_app  # noqa: PLC0415
     from chatglm2.logs import configure  # noqa: PLC0415
 
     configure()
     settings = Settings()
-    tokenizer = AutoTokenizer.from_pretrained(find_model(settings), local_files_only=True)
-    app = create_app(serve_with(PacedEngine(), tokenizer, settings), settings)
+    app = create_app(serve_with(*load_paced(settings), settings), settings)
     uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", server_header=False)
 
 

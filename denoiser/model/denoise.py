@@ -103,10 +103,10 @@ class Denoiser:
         with torch.inference_mode():
             estimate = self.network(noisy, level)
             if mode == "reconstruct":
-                result = self._recalled(noisy, self._for_reconstruction(noisy, estimate, level), level)
+                found = self._for_reconstruction(noisy, estimate, level)
             else:
                 found = self._for_search(noisy, estimate, level, levels)
-                result = functional.normalize(self._recalled(noisy, found, level))
+            result = self._recalled(found, noisy, level, mode) if len(self.network.known) else found
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
     def adapted(self, embeddings: Embeddings, noise_level: float | Literal["auto"] = "auto") -> "Denoiser":
@@ -138,12 +138,11 @@ class Denoiser:
     def _for_reconstruction(self, noisy: Tensor, estimate: Tensor, level: Tensor) -> Tensor:
         return estimate + self.adaptation.for_reconstruction(noisy, level) if self.adaptation else estimate
 
-    def _recalled(self, noisy: Tensor, found: Tensor, level: Tensor) -> Tensor:
+    def _recalled(self, found: Tensor, noisy: Tensor, level: Tensor, mode: Mode) -> Tensor:
         """What was found, or what is known instead, as far as that is likely."""
-        if not len(self.network.known):
-            return found
         likely, known = recall(self.network, noisy, level)
-        return torch.lerp(found, known, likely)
+        result = torch.lerp(found, known, likely)
+        return result if mode == "reconstruct" else functional.normalize(result)
 
     def _for_search(self, noisy: Tensor, estimate: Tensor, level: Tensor, levels: Levels) -> Tensor:
         if self.adaptation:

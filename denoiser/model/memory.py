@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from denoiser.model.neighbours import unlike
 from denoiser.model.network import Network
 
 MOST = 60_000  # as many as a training job takes
@@ -25,7 +26,7 @@ _ROWS = 512  # at once: they are compared with all that is known
 def remember(network: Network, clean: Tensor) -> None:
     """Add clean embeddings [n, width], n > 0, to those known; of more than 60,000 the oldest are forgotten."""
     new = clean[:MOST]
-    old = network.known[torch.cat([(part @ new.T).amax(1) < _SAME for part in torch.split(network.known, _ROWS)])]
+    old = network.known[unlike(network.known, new, _SAME)]
     network.known = torch.cat([new, old])[:MOST]
 
 

@@ -13,11 +13,20 @@ from denoiser.model.encoder import Embeddings
 SITUATIONS = ("query", "store", "both")
 _NEIGHBOURS = 10
 _QUERIES = 1000
+_ROWS = 1024
 
 
 def unit(vectors: Embeddings) -> Tensor:
     """The vectors [n, width] at length 1; zeros stay zeros."""
     return functional.normalize(torch.from_numpy(vectors), dim=1)
+
+
+def unlike(vectors: Tensor, others: Tensor, cosine: float) -> Tensor:
+    """Which unit vectors [n, width] have less than this cosine with each of the others [m, width]: [n]."""
+    kept = torch.ones(len(vectors), dtype=torch.bool)
+    for start in range(0, len(others), _ROWS):
+        kept &= (vectors @ others[start : start + _ROWS].T).amax(1) < cosine
+    return kept
 
 
 def _nearest(queries: Tensor, store: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from denoiser.errors import CorpusError
 from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import unlike
 from denoiser.text.corpus import Corpus
 from denoiser.text.sources import IN_DOMAIN
 
@@ -41,9 +42,8 @@ class Data:
 
 def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
     """The unit vectors [n, width] that are near none of the others and none of their own predecessors."""
-    vectors, kept = torch.from_numpy(embeddings), torch.ones(len(embeddings), dtype=torch.bool)
-    for start in range(0, len(others), 8192):
-        kept &= (vectors @ torch.from_numpy(others[start : start + 8192]).T).amax(1) < _NEAR
+    vectors = torch.from_numpy(embeddings)
+    kept = unlike(vectors, torch.from_numpy(others), _NEAR)
     kept &= torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
     distinct: Embeddings = embeddings[kept.numpy()]
     return distinct

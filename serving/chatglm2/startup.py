@@ -76,8 +76,9 @@ def serve_with(engine: Engine, tokenizer: Any, settings: Settings) -> ChatServic
     metrics = Metrics(engine.cache_use)
     if settings.metrics_port is not None:
         metrics.serve(settings.host, settings.metrics_port)
+    service = ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
     freeze_heap()
-    return ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
+    return service
 
 
 def freeze_heap() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoiser.model import memory
+from denoiser.model import Mode, memory
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
 from denoiser.model.memory import recall, remember
@@ -37,12 +37,10 @@ def cosines(first: Embeddings, second: Embeddings) -> Embeddings:
 @pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
 @pytest.mark.parametrize("level", [0.01, 0.05, 0.1])
 def test_vectors_trained_on_come_back_as_they_were(
-    trained: Denoiser, denoiser: Denoiser, clean: Embeddings, level: float, mode: str
+    trained: Denoiser, denoiser: Denoiser, clean: Embeddings, level: float, mode: Mode
 ) -> None:
     noisy, levels = add_noise(clean[:80], level, 3), np.full(80, level)
-    own, plain = (
-        d.denoise(noisy, levels, "reconstruct" if mode == "reconstruct" else "neighbours") for d in (trained, denoiser)
-    )
+    own, plain = (d.denoise(noisy, levels, mode) for d in (trained, denoiser))
     found = cosines(own, clean[:80])
     assert found.mean() > 0.9
     assert np.median(found) > cosines(plain, clean[:80]).max(), "half of them come nearer than any did before"
