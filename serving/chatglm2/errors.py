@@ -18,6 +18,13 @@ class ChatError(Exception):
         return {"error": str(self), "code": self.status}
 
 
+class NotFinite(ChatError):  # noqa: N818
+    """The model gave NaN or infinity; the service goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's output was not finite; the answer was dropped, send the request again")
+
+
 class BadRequest(ChatError):  # noqa: N818 - named after the HTTP status
     """The request cannot be used as it is."""
 

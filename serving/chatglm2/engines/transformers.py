@@ -25,7 +25,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 from chatglm2.engines import attention, linear
 from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
-from chatglm2.errors import ChatError, OutOfMemory, Unavailable
+from chatglm2.errors import ChatError, NotFinite, OutOfMemory, Unavailable
 
 log = structlog.get_logger()
 
@@ -164,7 +164,7 @@ class TransformersEngine:
 
     def _failure(self, request_id: str, error: str) -> Exception:
         if request_id in self._sampler.spoiled:
-            return ChatError("the model's output was not finite; the answer was dropped, send the request again")
+            return NotFinite()
         if error == NON_FINITE:
             return Interrupted()
         if "out of memory" in error.lower():
@@ -223,7 +223,7 @@ class TransformersEngine:
                     stopping_criteria=StoppingCriteriaList([Cancelled(cancelled)]),
                 )[0]
         except NonFiniteLogitsError as error:
-            raise ChatError("the model's output was not finite; the answer was dropped") from error
+            raise NotFinite from error
         except torch.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory; ask for fewer beams or fewer tokens") from error
         return [int(token) for token in sequence[len(prompt) :]]

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# What vLLM reads when it is imported: it sends no statistics, writes warnings only, and starts clean processes. It does
-# not sample by FlashInfer, which compiles for the GPU at the first top_k or top_p, and fails without a CUDA compiler.
-os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+# What vLLM reads when it is imported: it sends no statistics, counts NaN in logits, starts clean processes, and writes
+# warnings only. It does not sample by FlashInfer, which compiles for the GPU at the first top_k or top_p, and fails
+# without a CUDA compiler.
+os.environ |= {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 
@@ -30,7 +35,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
-from chatglm2.errors import BadRequest, ChatError, Unavailable
+from chatglm2.errors import BadRequest, NotFinite, Unavailable
 
 PAGE_TOKENS = 32
 """Tokens in a cache page; vLLM's smallest on a CPU."""
@@ -80,7 +85,10 @@ class VllmEngine:
         return self._cache_use.share
 
     async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:
-        """Steps as they come. Raises BadRequest for a beam search, Unavailable when vLLM's process dies."""
+        """Steps as they come.
+
+        Raises BadRequest for a beam search, Unavailable when vLLM's process dies, NotFinite for logits that are NaN.
+        """
         if sampling.num_beams > 1:
             raise BadRequest(
                 f"num_beams: got {sampling.num_beams}, but vLLM searches no beams; send 1, or serve with "
@@ -91,6 +99,8 @@ class VllmEngine:
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    if output.metrics.is_corrupted:
+                        raise NotFinite
                     if steps := _steps(output.outputs[0], sampling.logprobs):
                         yield steps
         except EngineDeadError:
@@ -177,8 +187,7 @@ def _arguments(path: Path, dtype: str, context: int, sizes: Sizes, cache: int | 
 
 
 def _parameters(sampling: Sampling, ends: list[int]) -> SamplingParams:
-    """vLLM's parameters for `sampling`. The log-probability of the new token is asked for in any case: it is where
-    logits that are not finite show."""
+    """vLLM's parameters for `sampling`."""
     return SamplingParams(
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature if sampling.do_sample else 0.0,
@@ -188,7 +197,7 @@ def _parameters(sampling: Sampling, ends: list[int]) -> SamplingParams:
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed,
-        logprobs=sampling.logprobs or 0,
+        logprobs=sampling.logprobs,
         stop_token_ids=ends,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
@@ -196,20 +205,16 @@ def _parameters(sampling: Sampling, ends: list[int]) -> SamplingParams:
 
 
 def _steps(output: Any, logprobs: int | None) -> list[Step]:
-    """The steps in vLLM's output, which may hold several tokens. Raises ChatError for output that is not finite."""
-    steps = []
-    for place, (token, by_token) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
-        if not math.isfinite(by_token[token].logprob):
-            raise ChatError("the model's output was not finite; the answer was dropped, send the request again")
-        last = output.finish_reason is not None and place == len(output.token_ids) - 1
-        steps.append(
-            Step(
-                token,
-                output.finish_reason if last else None,
-                None if logprobs is None else _logprobs(token, by_token, logprobs),
-            )
+    """The steps in vLLM's output, which may hold several tokens."""
+    last = len(output.token_ids) - 1
+    return [
+        Step(
+            token,
+            output.finish_reason if place == last else None,
+            None if logprobs is None else _logprobs(token, output.logprobs[place], logprobs),
         )
-    return steps
+        for place, token in enumerate(output.token_ids)
+    ]
 
 
 def _logprobs(token: int, by_token: dict[int, Any], most: int) -> Logprobs:
