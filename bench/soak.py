@@ -22,7 +22,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from bench.contenders import ContenderFailed, wait_healthy
+from bench.contenders import START_SECONDS, ContenderFailed, wait_healthy
 from bench.ports import free_port
 
 WORKERS = ("EngineCore", "djl_python_engine")
@@ -159,14 +159,18 @@ async def _watch(pid: int, tally: Tally, end: float) -> None:
 
 
 async def _answering(url: str) -> None:
-    """Return when a request is answered; DJL Serving's `/ping` does not tell whether vLLM's process runs."""
-    body = {"inputs": "Hello", "parameters": {"max_new_tokens": 1}}
+    """Return when a request is answered; DJL Serving's `/ping` does not tell whether vLLM's process runs.
+
+    Raises ContenderFailed when none is in `START_SECONDS`.
+    """
+    body, limit = {"inputs": "Hello", "parameters": {"max_new_tokens": 1}}, time.monotonic() + START_SECONDS
     async with httpx.AsyncClient(timeout=600) as client:
-        while True:
+        while time.monotonic() < limit:
             with contextlib.suppress(httpx.HTTPError):
                 if (await client.post(f"{url}/invocations", json=body)).is_success:
                     return
             await asyncio.sleep(0.1)
+    raise ContenderFailed(f"no request was answered within {START_SECONDS} s after a kill")
 
 
 def _processes(pid: int) -> list[psutil.Process]:
