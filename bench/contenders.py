@@ -69,8 +69,11 @@ class DirectProcess:
         """Over pipes: one job, one line of results. Raises ContenderFailed."""
         assert self.process.stdin is not None  # noqa: S101
         job = {"prompts": prompts, "concurrent": concurrent, "new_tokens": new_tokens}
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise _last_words(self.log) from None
         found = json.loads(_line(self.process, "{", self.log))
         return Level(found["concurrent"], found["seconds"], [Answer(**answer) for answer in found["answers"]])
 
@@ -180,6 +183,7 @@ def _stop(process: "subprocess.Popen[str]") -> None:
         process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
 
 
 def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:

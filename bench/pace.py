@@ -22,7 +22,7 @@ _FIRST, _TOKENS = 1000, 20_000  # ids of ordinary text in the embedded model's v
 class PacedEngine:
     """No model: tokens by the clock, whatever was asked."""
 
-    limits = Limits(context=8192, vocabulary=49_152)
+    limits = Limits(context=8192, beams=1)
 
     def __init__(self) -> None:
         self._clock: asyncio.Task[None] | None = None

@@ -155,7 +155,7 @@ async def _kill(url: str, pid: int, tally: Tally, times: list[float]) -> None:
 async def _watch(pid: int, tally: Tally, end: float) -> None:
     while time.monotonic() < end:
         await asyncio.sleep(10)
-        tally.memory.append(sum(process.memory_info().rss for process in _processes(pid)) / 2**20)
+        tally.memory.append(sum(map(_memory, _processes(pid))) / 2**20)
 
 
 async def _answering(url: str) -> None:
@@ -181,6 +181,12 @@ def _processes(pid: int) -> list[psutil.Process]:
 def _holder_of_the_model(pid: int) -> psutil.Process:
     commands = [(process, _command_line(process)) for process in _processes(pid)]
     return next(process for part in WORKERS for process, command in commands if part in command)
+
+
+def _memory(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
 
 
 def _command_line(process: psutil.Process) -> str:

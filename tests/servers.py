@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,14 @@ def children(pid: int) -> list[psutil.Process]:
 def child(pid: int, part: str) -> psutil.Process | None:
     """A descendant of process `pid` with `part` in its command line."""
     return next((process for process in children(pid) if _runs(process) and part in " ".join(process.cmdline())), None)
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 120) -> None:
+    """Return when `holds()` does; fail when it does not in time."""
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, f"still not so after {seconds} s"
+        time.sleep(0.05)
 
 
 def wait_until_ended(processes: list[psutil.Process], seconds: float = 120) -> None:

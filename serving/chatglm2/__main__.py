@@ -57,7 +57,6 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
 def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
     """Serve behind DJL Serving, found in DJL_SERVING_HOME or fetched. Needs Java 17."""
     settings = _settings(model=model, host=host, port=port, dtype=dtype)
-    from chatglm2.checkpoint.native import check_readable  # noqa: PLC0415
     from chatglm2.device import choose_device  # noqa: PLC0415
     from chatglm2.djl import check_java, find_release, run  # noqa: PLC0415
     from chatglm2.startup import find_model  # noqa: PLC0415
@@ -66,9 +65,7 @@ def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype 
     choose_device(settings.device)
     _bind(settings.host, settings.port).close()
     release = find_release(settings.djl_serving_home, settings.cache_dir)
-    folder = find_model(settings)
-    check_readable(folder)
-    found = {"model": str(folder), "served_model_name": settings.served_name}
+    found = {"model": str(find_model(settings)), "served_model_name": settings.served_name}
     raise typer.Exit(asyncio.run(run(release, settings.model_copy(update=found))))
 
 
@@ -101,7 +98,10 @@ def _settings(**given: Any) -> Settings:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket that holds the port before minutes are spent on loading. Raises SetupError."""
+    """A socket bound before minutes are spent on loading: whether another server listens there shows now.
+
+    Clients are refused until it listens. Raises SetupError.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

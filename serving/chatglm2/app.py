@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from chatglm2.errors import ChatError, NotFound, TooLarge, Unavailable
 from chatglm2.service import Call, ChatService, Reply
@@ -48,10 +49,13 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
 
 async def _read(request: Request, most: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise TooLarge(most)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise TooLarge(most)
+    except ClientDisconnect:
+        raise Unavailable("the client went away") from None
     return bytes(body)
 
 

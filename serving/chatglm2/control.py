@@ -73,6 +73,8 @@ class Worker:
                 writer.write(DRAIN)
                 await reader.read()
                 writer.close()
-        except OSError as error:
-            return not isinstance(error, TimeoutError)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
         return True

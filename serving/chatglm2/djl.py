@@ -43,10 +43,10 @@ def find_release(given: Path | None, cache: Path) -> Path:
 
     Raises SetupError.
     """
-    if given is None:
-        return _unpacked(_fetched(cache), cache)
-    if given.is_file():
-        return _unpacked(given, cache)
+    if given is None or given.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with alone_in(cache, Console(stderr=True)):
+            return _unpacked(given or _fetched(cache), cache)
     if not (given / "bin" / "serving").is_file():
         raise SetupError(
             f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar"
@@ -165,10 +165,8 @@ def _environment(release: Path, folder: Path, settings: Settings) -> dict[str, s
 def _unpacked(archive: Path, cache: Path) -> Path:
     """Folder with the content of `archive`, kept in the cache under its checksum."""
     folder = cache / f"djl-serving-{sha256(archive)[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with alone_in(cache, Console(stderr=True)):
-        if not folder.is_dir():
-            _unpack(archive, folder)
+    if not folder.is_dir():
+        _unpack(archive, folder)
     found = next(folder.glob("*/bin/serving"), None)
     if found is None:
         raise SetupError(f"{archive} holds no bin/serving; name an archive of DJL Serving")
@@ -193,8 +191,7 @@ def _fetched(cache: Path) -> Path:
     archive = cache / RELEASE.rsplit("/", 1)[-1]
     if archive.is_file() and sha256(archive) == RELEASE_SHA256:
         return archive
-    print(f"fetching {RELEASE}", flush=True)
-    cache.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {RELEASE}", file=sys.stderr, flush=True)
     partial = archive.with_suffix(".partial")
     try:
         with httpx.stream("GET", RELEASE, follow_redirects=True, timeout=60) as response:
@@ -213,7 +210,7 @@ def _fetched(cache: Path) -> Path:
 
 def _save(response: httpx.Response, file: Path) -> None:
     size = int(response.headers.get("content-length", 0)) or None
-    with file.open("wb") as out, Progress() as bar:
+    with file.open("wb") as out, Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("DJL Serving", total=size)
         for chunk in response.iter_bytes():
             out.write(chunk)

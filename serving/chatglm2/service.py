@@ -26,8 +26,8 @@ from chatglm2.streams import merged, until
 from chatglm2.writer import Writer
 
 _SHORT_PROMPT, _TURN = 2000, 40
-"""Characters that take about a millisecond to tokenize, and as how many more each message counts. Another thread would
-wait longer than that for Python's lock where the event loop is busy (`python -m bench pace`)."""
+"""A prompt of so many characters, with `_TURN` added for each message, takes about a millisecond to tokenize: less than
+another thread waits for Python's lock where the event loop is busy (`python -m bench pace`)."""
 
 log = structlog.get_logger()
 
@@ -117,8 +117,7 @@ class ChatService:
 
     def _check(self, call: Call) -> None:
         key = self._settings.api_key
-        given = (call.authorization or "").removeprefix("Bearer ").encode()
-        if key is not None and not hmac.compare_digest(given, key.get_secret_value().encode()):
+        if key is not None and not _bears(call.authorization or "", key.get_secret_value()):
             raise Unauthorized("Authorization: missing or wrong; send 'Authorization: Bearer <API key>'")
         if len(call.body) > self._settings.max_body_bytes:
             raise TooLarge(self._settings.max_body_bytes)
@@ -137,7 +136,7 @@ class ChatService:
         self, request: ChatRequest, first: list[Change], changes: AsyncGenerator[list[Change], None], request_id: str
     ) -> AsyncGenerator[str, None]:
         """Parts of a stream. What fails after the first is said in the last."""
-        replies, seen = request.replies, [*first]
+        replies, seen, status = request.replies, [*first], CLIENT_LEFT
         async with contextlib.aclosing(changes):
             try:
                 yield replies.begin() + "".join(map(replies.change, first))
@@ -145,20 +144,19 @@ class ChatService:
                     seen += [change for change in some if change.result is not None]
                     if part := "".join(map(replies.change, some)):
                         yield part
-                self._count(200)
                 if part := replies.end(_results(seen)):
                     yield part
+                status = 200
             except ChatError as error:
                 log.info("stream ended early", request_id=request_id, status=error.status)
-                self._count(error.status)
+                status = error.status
                 yield replies.failure(error.body())
             except Exception:
                 log.exception("failed", request_id=request_id)
-                self._count(ChatError.status)
+                status = ChatError.status
                 yield replies.failure(_internal(request_id).body())
-            except (asyncio.CancelledError, GeneratorExit):
-                self._count(CLIENT_LEFT)
-                raise
+            finally:
+                self._count(status)
 
     async def _answers(self, request: ChatRequest) -> AsyncGenerator[list[Change], None]:
         """The changes of all answers to one request, as they come."""
@@ -209,6 +207,12 @@ class ChatService:
             self._in_flight -= number
             if not self._in_flight:
                 self._idle.set()
+
+
+def _bears(authorization: str, key: str) -> bool:
+    """Whether a header has the key, compared in constant time, after the scheme `Bearer` in any case (RFC 9110)."""
+    scheme, _, given = authorization.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
 
 
 def _for_choice(sampling: Sampling, number: int) -> Sampling:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import structlog
 
+from chatglm2.checkpoint.native import check_readable
 from chatglm2.checkpoint.source import resolve
 from chatglm2.device import Device, choose_device
 from chatglm2.engines.base import Engine
@@ -22,7 +23,9 @@ log = structlog.get_logger()
 
 def find_model(settings: Settings) -> Path:
     """Folder of the native checkpoint; fetching or converting it may take minutes. Raises SetupError."""
-    return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
+    folder = resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
+    check_readable(folder)
+    return folder
 
 
 def vllm_built_for() -> Device | None:
@@ -82,8 +85,8 @@ def serve_with(engine: Engine, tokenizer: Any, settings: Settings) -> ChatServic
 
 
 def freeze_heap() -> None:
-    """Keep Python's garbage collector off what is there now, and stays: with PyTorch loaded it takes a quarter of a
-    second to walk through that, and did so every few hundred requests while all answers waited."""
+    """Exclude what is loaded by now from garbage collection: with PyTorch in it a collection takes a quarter of a
+    second, and came every few hundred requests while all answers waited."""
     gc.collect()
     gc.freeze()
 

@@ -1,6 +1,8 @@
 """What the FastAPI adapter does beside the contract: limits, cancelled requests, an orderly end, a taken port."""
 
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import httpx
 import pytest
 
 from bench.ports import free_port
+from chatglm2.settings import Settings
+from chatglm2.startup import find_model
 from tests import servers
 from tests.chatglm2.tiny import TinyService
 
@@ -50,15 +54,21 @@ def status_in_time(chat: servers.Server, body: object) -> int:
     return status
 
 
-def leave_early(chat: servers.Server, body: object) -> None:
-    """Send a request and go away without reading its reply."""
+def leave_early(chat: servers.Server, body: object, promised: int = 0) -> None:
+    """Send a request, or the first part of one of `promised` bytes, and go away without reading its reply."""
     content = json.dumps(body).encode()
     host, port = chat.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = ["POST /invocations HTTP/1.1", "Host: x", "Authorization: Bearer secret"]
-        head += [f"Content-Length: {len(content)}", "", ""]
+        head += [f"Content-Length: {promised or len(content)}", "", ""]
         connection.sendall("\r\n".join(head).encode() + content)
         time.sleep(1)
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_failure(strict: servers.Server) -> None:
+    leave_early(strict, SHORT, promised=1000)
+    assert status_in_time(strict, SHORT) == 200
+    assert "Traceback" not in strict.log.read_text()
 
 
 def test_deadline_is_504() -> None:
@@ -76,8 +86,10 @@ def test_deadline_is_504() -> None:
 def test_api_key_is_asked_for_everywhere_but_ping(strict: servers.Server) -> None:
     strict.wait_healthy()
     assert strict.post("/invocations", SHORT).status_code == 401
-    assert strict.post("/invocations", SHORT, headers={"Authorization": "Bearer wrong"}).status_code == 401
-    assert strict.post("/invocations", SHORT, headers=KEY).status_code == 200
+    for wrong in ("Bearer wrong", "Bearer", "secret", "Basic secret"):
+        assert strict.post("/invocations", SHORT, headers={"Authorization": wrong}).status_code == 401
+    for right in ("Bearer secret", "bearer secret"):
+        assert strict.post("/invocations", SHORT, headers={"Authorization": right}).status_code == 200
 
 
 def test_logs_are_json_lines_without_prompts_and_keys(strict: servers.Server) -> None:
@@ -124,6 +136,14 @@ def test_missing_model_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_folder_that_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:
     assert "config.json" in failing("prepare", "--model", str(tmp_path))
+
+
+def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(find_model(Settings()), tmp_path / "model")
+    os.truncate(tmp_path / "model" / "model.safetensors", 1000)
+    message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path / "model"))
+    assert message.count("\n") == 1
+    assert "model.safetensors cannot be read" in message
 
 
 def test_unusable_setting_is_said_in_one_line() -> None:

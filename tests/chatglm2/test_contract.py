@@ -54,6 +54,22 @@ def test_both_routes_give_the_same_answer(chat: Server) -> None:
     assert reply.json() == ask(chat)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"temperature": 2, "top_p": 1, "top_k": 0},
+        {"temperature": 0},
+        {"top_p": 0},
+        {"top_k": 1_000_000},
+        {"repetition_penalty": 0.01},
+        {"seed": 2**63 - 1},
+    ],
+    ids=str,
+)
+def test_values_at_the_ends_of_their_ranges_are_taken(chat: Server, parameters: dict[str, Any]) -> None:
+    assert ask(chat, do_sample=True, **parameters)["history"]
+
+
 @pytest.mark.parametrize("parameters", [None, {}])
 def test_defaults_sample_an_answer(chat: Server, parameters: Any) -> None:
     question = "hi " * 1990  # of the 2,048 tokens that are the default this leaves few, however the answer is sampled
@@ -154,6 +170,7 @@ UNUSABLE: list[tuple[str, str, list[str]]] = [
         ["parameters.temperature", "hot"],
     ),
     ("negative temperature", '{"inputs": "a", "parameters": {"temperature": -1}}', ["parameters.temperature", "-1"]),
+    ("hot temperature", '{"inputs": "a", "parameters": {"temperature": 2.1}}', ["parameters.temperature", "2.1"]),
     ("NaN", '{"inputs": "a", "parameters": {"temperature": NaN}}', ["NaN"]),
     ("infinity", '{"inputs": "a", "parameters": {"temperature": 1e999}}', ["parameters.temperature"]),
     (

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servers import Server
+from tests.servers import Server, wait_until
 
 ASK = {"inputs": "Hi", "parameters": {"max_new_tokens": 5, "do_sample": False, "details": True}}
 
@@ -32,6 +32,16 @@ def test_requests_and_tokens_are_counted(chat: Server) -> None:
     assert grown["chat_first_token_seconds_count"] == 1
     assert grown["chat_next_token_seconds_count"] == usage["completion_tokens"] - 1
     assert after["chat_running"] == after["chat_waiting"] == 0
+
+
+def test_a_stream_is_counted_once(chat: Server) -> None:
+    before = read(chat)
+    body = ASK | {"parameters": ASK["parameters"] | {"stream": True}}  # type: ignore[operator]
+    assert chat.post("/invocations", body).status_code == 200
+    wait_until(lambda: read(chat)["chat_requests_total 200"] > before.get("chat_requests_total 200", 0))
+    after = read(chat)
+    names = [name for name in after if name.startswith("chat_requests_total")]
+    assert sum(after[name] - before.get(name, 0) for name in names) == 1
 
 
 def test_running_answers_use_the_cache(chat: Server) -> None:

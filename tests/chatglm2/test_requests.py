@@ -14,7 +14,7 @@ from chatglm2.engines.base import Limits, Sampling
 from chatglm2.errors import BadRequest
 from chatglm2.prompt import Message
 
-LIMITS = Limits(context=8192, vocabulary=1000)
+LIMITS = Limits(context=8192, beams=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

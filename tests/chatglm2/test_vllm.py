@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def test_a_killed_engine_is_started_again_and_ping_tells_the_truth(vllm: servers
         assert next(lines)
         engine.kill()
         assert '"code": 503' in [*lines][-1]
-    wait_until(lambda: not vllm.healthy())
+    servers.wait_until(lambda: not vllm.healthy())
     vllm.wait_healthy()
     assert vllm.post("/invocations", ASK).json() == before
 
@@ -85,7 +84,7 @@ def test_sigterm_while_vllm_starts_ends_all_processes(tmp_path: Path) -> None:
     command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(port)]
     env = {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"}
     with servers.started(command, tmp_path / "log", port, env) as server:
-        wait_until(lambda: servers.child(server.process.pid, SCHEDULER))
+        servers.wait_until(lambda: servers.child(server.process.pid, SCHEDULER))
         processes = servers.children(server.process.pid)
         server.process.terminate()
         assert server.process.wait(60) == 128 + signal.SIGTERM
@@ -109,11 +108,3 @@ def test_more_gpus_than_there_are_is_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 1
     assert "CHAT_TENSOR_PARALLEL" in done.stderr.splitlines()[-1]
-
-
-def wait_until(holds: object, seconds: float = 120) -> None:
-    """Return when `holds()` does; fail when it does not in time."""
-    limit = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < limit, f"still not so after {seconds} s"
-        time.sleep(0.05)

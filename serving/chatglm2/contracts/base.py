@@ -8,8 +8,13 @@ from chatglm2.engines.base import Finish, Limits, Sampling
 from chatglm2.errors import BadRequest
 from chatglm2.prompt import Message
 
-MIN_TEMPERATURE = 1e-4
-"""Below this the highest logit wins in any case, and dividing by it could overflow: sampling is greedy."""
+_MIN_TEMPERATURE = 1e-4
+
+
+def is_sampled(temperature: float, top_p: float) -> bool:
+    """Whether more than one token can be drawn. Next to temperature 0 the highest logit wins in any case, and dividing
+    by it could overflow; `top_p` 0 leaves the most probable token."""
+    return temperature >= _MIN_TEMPERATURE and top_p > 0
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,14 @@ class ChatRequest:
         return self.messages[-1].content
 
     def sampling(self, prompt_tokens: int, limits: Limits, most_new_tokens: int) -> Sampling:
-        """How to answer a prompt of that many tokens. Raises BadRequest where prompt and answer cannot fit."""
-        return self.choice.sampling(self.budget.new_tokens(prompt_tokens, limits, most_new_tokens))
+        """How to answer a prompt of that many tokens. Raises BadRequest for what `limits` do not allow."""
+        sampling = self.choice.sampling(self.budget.new_tokens(prompt_tokens, limits, most_new_tokens))
+        if sampling.num_beams > limits.beams:
+            raise BadRequest(
+                f"parameters.num_beams: got {sampling.num_beams}, but the engine here searches {limits.beams}; send "
+                f"{limits.beams}, or serve with CHAT_ENGINE=transformers"
+            )
+        return sampling
 
 
 def usage(results: list[Result]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chatglm2.contracts.base import MIN_TEMPERATURE, Budget, ChatRequest
+from chatglm2.contracts.base import Budget, ChatRequest, is_sampled
 from chatglm2.contracts.body import Contract, Seed, StopStrings, Text, default, kind, shown, validated
 from chatglm2.contracts.openai_replies import OpenAIReplies
 from chatglm2.engines.base import Sampling
@@ -163,7 +163,7 @@ class ChatBody(Contract):
 
     def sampling(self, max_new_tokens: int) -> Sampling:
         """What an engine is asked for."""
-        sampled = self.temperature >= MIN_TEMPERATURE
+        sampled = is_sampled(self.temperature, self.top_p)
         return Sampling(
             max_new_tokens,
             do_sample=sampled,

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from chatglm2.contracts.base import MIN_TEMPERATURE, Budget, Change, ChatRequest, Result, to_json, usage
+from chatglm2.contracts.base import Budget, Change, ChatRequest, Result, is_sampled, to_json, usage
 from chatglm2.contracts.body import Contract, Seed, StopStrings, Text, default, shown, validated
-from chatglm2.engines.base import Sampling
+from chatglm2.engines.base import MOST_BEAMS, Sampling
 from chatglm2.prompt import Message
 
 DEFAULT_MAX_LENGTH = 2048
@@ -48,12 +48,12 @@ class Parameters(Contract):
     max_new_tokens: int | None = Field(None, ge=1)
     """The answer alone, in tokens; wins over `max_length`."""
     do_sample: Annotated[bool, default(True)] = True
-    temperature: Annotated[float, default(0.95), Field(ge=0, le=100)] = 0.95
+    temperature: Annotated[float, default(0.95), Field(ge=0, le=2)] = 0.95
     top_p: Annotated[float, default(0.7), Field(ge=0, le=1)] = 0.7
     top_k: Annotated[int, default(50), Field(ge=0, le=1_000_000)] = 50
     repetition_penalty: Annotated[float, default(1.0), Field(ge=0.01, le=100)] = 1.0
     seed: Seed | None = None
-    num_beams: Annotated[int, default(1), Field(ge=1, le=8)] = 1
+    num_beams: Annotated[int, default(1), Field(ge=1, le=MOST_BEAMS)] = 1
     length_penalty: Annotated[float, default(1.0), Field(ge=-100, le=100)] = 1.0
     early_stopping: Annotated[Any, default(False), AfterValidator(_early_stopping)] = False
     remove_invalid_values: bool | None = None
@@ -66,7 +66,7 @@ class Parameters(Contract):
 
     def sampling(self, max_new_tokens: int) -> Sampling:
         """What an engine is asked for."""
-        sampled = self.do_sample and self.temperature >= MIN_TEMPERATURE
+        sampled = self.do_sample and is_sampled(self.temperature, self.top_p)
         return Sampling(
             max_new_tokens,
             do_sample=sampled,

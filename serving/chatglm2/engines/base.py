@@ -12,6 +12,9 @@ from typing import Literal, Protocol
 
 Finish = Literal["stop", "length"]
 
+MOST_BEAMS = 8
+"""The most that a request may ask for; an engine may search fewer."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -57,10 +60,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may be: `context` bounds prompt and new tokens together, ids lie below `vocabulary`."""
+    """What one request may be: `context` bounds prompt and new tokens together."""
 
     context: int
-    vocabulary: int
+    beams: int
+    """Of one search; 1 for an engine that searches no beams."""
 
 
 class Engine(Protocol):

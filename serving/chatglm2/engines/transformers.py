@@ -23,7 +23,8 @@ from transformers.generation import ContinuousBatchingConfig, StoppingCriteria, 
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from chatglm2.engines import attention, linear
-from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
+from chatglm2.engines.base import MOST_BEAMS, Limits, Logprobs, Sampling, Step, token_ids
+from chatglm2.engines.restart import Restart
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
 from chatglm2.errors import ChatError, NotFinite, OutOfMemory, Unavailable
 
@@ -59,9 +60,7 @@ class TransformersEngine:
         max_running: int,
     ) -> None:
         blocks = cache_tokens // PAGE_TOKENS
-        self.limits = Limits(
-            context=min(model.config.max_position_embeddings, blocks * PAGE_TOKENS), vocabulary=model.config.vocab_size
-        )
+        self.limits = Limits(min(model.config.max_position_embeddings, blocks * PAGE_TOKENS), MOST_BEAMS)
         self._model, self._touch = model, touch
         self._ends = token_ids(model.generation_config.eos_token_id)
         self._sampler = Sampler()
@@ -78,8 +77,7 @@ class TransformersEngine:
             ),
         )
         self._manager.logit_processor = self._sampler
-        self._restarting, self._searching = asyncio.Lock(), asyncio.Lock()
-        self._closed = False
+        self._restart, self._searching = Restart(self.ready, self._start_again), asyncio.Lock()
         self._manager.start()
 
     @classmethod
@@ -122,14 +120,14 @@ class TransformersEngine:
 
     async def close(self) -> None:
         """Stop the generation thread, which is no daemon: the process cannot end before it does."""
-        self._closed = True
+        await self._restart.close()
         if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, hard_stop=True)
 
     async def _attempt(
         self, prompt: list[int], max_new_tokens: int, chooser: Chooser
     ) -> AsyncGenerator[list[Step], None]:
-        await self._ensure_running()
+        await self._restart.ensure_ready()
         request_id, results = uuid.uuid4().hex, asyncio.Queue[Any]()
         self._sampler.add(request_id, chooser)
         self._manager.register_result_handler(request_id, results.put_nowait)
@@ -148,7 +146,7 @@ class TransformersEngine:
                         seen = len(tokens)
                         yield steps
                 if len(good) < len(came):
-                    await self._ensure_running()
+                    await self._restart.ensure_ready()
                     raise self._failure(request_id, came[-1].error)
         finally:
             if not finished:
@@ -176,16 +174,7 @@ class TransformersEngine:
         with self._manager.output_router._lock:
             self._manager.output_router.result_handlers.pop(request_id, None)
 
-    async def _ensure_running(self) -> None:
-        if self.ready():
-            return
-        async with self._restarting:
-            if self._closed:
-                raise Unavailable("the service is shutting down")
-            if not self.ready():
-                await asyncio.to_thread(self._restart)
-
-    def _restart(self) -> None:
+    def _start_again(self) -> None:
         """A stopped manager makes a new cache when it starts, so nothing of the old one can spoil a new answer."""
         try:
             self._touch(self._model.device)
@@ -199,7 +188,7 @@ class TransformersEngine:
     async def _search(self, prompt: list[int], sampling: Sampling) -> list[Step]:
         """Beam search outside the batch, which waits meanwhile; one at a time. The thread ends with its request."""
         async with self._searching:
-            await self._ensure_running()
+            await self._restart.ensure_ready()
             cancelled = threading.Event()
             work = asyncio.create_task(asyncio.to_thread(self._beam_search, prompt, sampling, cancelled))
             try:

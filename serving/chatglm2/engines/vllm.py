@@ -35,7 +35,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from chatglm2.engines.base import Limits, Logprobs, Sampling, Step, token_ids
-from chatglm2.errors import BadRequest, NotFinite, Unavailable
+from chatglm2.engines.restart import Restart
+from chatglm2.errors import NotFinite, Unavailable
 
 PAGE_TOKENS = 32
 """Tokens in a cache page; vLLM's smallest on a CPU."""
@@ -67,14 +68,12 @@ class VllmEngine:
         context = config.max_position_embeddings
         if sizes.cache_tokens is not None:
             context = min(context, sizes.cache_tokens // PAGE_TOKENS * PAGE_TOKENS)
-        self.limits = Limits(context=context, vocabulary=config.vocab_size)
+        self.limits = Limits(context=context, beams=1)
         self._ends = token_ids(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
         self._arguments = _arguments(path, dtype, context, sizes, cache_bytes(config, dtype, sizes))
-        self._restarting = asyncio.Lock()
-        self._restart: asyncio.Task[None] | None = None
-        self._closed = False
         self._cache_use = CacheUse()
         self._engine = self._start()
+        self._restart = Restart(self.ready, self._start_again)
 
     def ready(self) -> bool:
         """Whether vLLM's process is alive."""
@@ -87,15 +86,10 @@ class VllmEngine:
     async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:
         """Steps as they come.
 
-        Raises BadRequest for a beam search, Unavailable when vLLM's process dies, NotFinite for logits that are NaN.
+        Raises Unavailable when vLLM's process dies, NotFinite for logits that are NaN.
         """
-        if sampling.num_beams > 1:
-            raise BadRequest(
-                f"num_beams: got {sampling.num_beams}, but vLLM searches no beams; send 1, or serve with "
-                "CHAT_ENGINE=transformers"
-            )
-        engine, parameters = await self._running(), _parameters(sampling, self._ends)
-        outputs = engine.generate(tokens_input(prompt), parameters, uuid.uuid4().hex)
+        await self._restart.ensure_ready()
+        outputs = self._engine.generate(tokens_input(prompt), _parameters(sampling, self._ends), uuid.uuid4().hex)
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
@@ -104,26 +98,17 @@ class VllmEngine:
                     if steps := _steps(output.outputs[0], sampling.logprobs):
                         yield steps
         except EngineDeadError:
-            self._restart = asyncio.create_task(self._ensure_running())  # so that `/ping` recovers without a request
+            self._restart.begin()  # so that `/ping` recovers without a request
             raise Unavailable("the engine's process ended and is started again; send the request again") from None
 
     async def close(self) -> None:
         """End vLLM's processes."""
-        self._closed = True
+        await self._restart.close()
         await asyncio.to_thread(self._engine.shutdown)
 
-    async def _running(self) -> AsyncLLM:
-        if not self.ready():
-            await self._ensure_running()
-        return self._engine
-
-    async def _ensure_running(self) -> None:
-        async with self._restarting:
-            if self._closed:
-                raise Unavailable("the service is shutting down")
-            if not self.ready():
-                await asyncio.to_thread(self._engine.shutdown)
-                self._engine = await asyncio.to_thread(self._start)
+    def _start_again(self) -> None:
+        self._engine.shutdown()
+        self._engine = self._start()
 
     def _start(self) -> AsyncLLM:
         # The context decides how many tokens a forward pass takes where nothing is set: more, the larger the GPU.
@@ -191,8 +176,8 @@ def _parameters(sampling: Sampling, ends: list[int]) -> SamplingParams:
     return SamplingParams(
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature if sampling.do_sample else 0.0,
-        top_k=sampling.top_k if sampling.do_sample else 0,
-        top_p=sampling.top_p if sampling.do_sample else 1.0,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
         repetition_penalty=sampling.repetition_penalty,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
