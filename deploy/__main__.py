@@ -2,16 +2,15 @@
 
 import json
 import signal
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from deploy import endpoint_commands, image, package, policy, removal, weights
 from deploy.answers import confirm
-from deploy.options import command
-from deploy.settings import ServiceName, flat
+from deploy.options import Result, Yes, command
+from deploy.settings import SERVICES, ServiceName, flat
 from deploy.stack import Stack
 
 app = typer.Typer(
@@ -29,9 +28,6 @@ for group_name, group in groups.items():
     app.add_typer(group, name=group_name)
 app.add_typer(endpoint_commands.app, name="endpoint")
 
-Result = Mapping[str, Any]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
 
 @command(app)
 def up(stack: Stack) -> Result:
@@ -43,7 +39,7 @@ def up(stack: Stack) -> Result:
 @command(app)
 def down(stack: Stack, yes: Yes = False) -> Result:
     """Remove everything that carries the project's tag, after asking."""
-    endpoints = [removal.of_endpoint(stack.endpoint(service)) for service in ("chat", "denoiser")]
+    endpoints = [removal.of_endpoint(stack.endpoint(service)) for service in SERVICES]
     storage = removal.of_storage(stack.aws, stack.names)
     parts: list[removal.Belongings | removal.Storage] = [*endpoints, storage]
     lines = [line for part in parts for line in part.lines()]
@@ -55,7 +51,7 @@ def down(stack: Stack, yes: Yes = False) -> Result:
 
 @command(groups["weights"])
 def download(stack: Stack) -> Result:
-    """Fetch the pinned revision from the hub; goes on where it stopped."""
+    """Fetch the pinned revision from the hub; files that are whole are not fetched again."""
     return {"folder": weights.download(stack.settings, stack.aws.journal)}
 
 

@@ -1,4 +1,4 @@
-"""The only way to AWS: reads are carried out, changes are carried out or, in a dry run, only put down.
+"""The only way to AWS: reads are carried out, changes are carried out or, in a dry run, only recorded.
 
 Both take an operation of botocore's service model and its parameters as a plain dictionary, so that what a dry run
 prints is what a real one sends; a dry run checks it against that model.
@@ -125,7 +125,7 @@ class Aws:
                 raise
 
     def change(self, service: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        """Change something, and put it down. A part of a file may be a parameter."""
+        """Change something, and record it. A part of a file may be a parameter."""
         self._check(service, operation, parameters)
         described = {name: v.describe() if isinstance(v, FilePart) else v for name, v in parameters.items()}
         if self.journal.dry_run:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deploy.names import TAG, VARIANT, Names
+from deploy.names import VARIANT, Names
 from deploy.settings import Autoscaling, Chat, Service, ServiceName
 
 MOUNT = "/opt/ml/model"  # where SageMaker puts model data
@@ -136,7 +136,7 @@ def alarm(names: Names, service: ServiceName) -> Definition:
 def scalable_target(names: Names, service: ServiceName, scaling: Autoscaling) -> Definition:
     """RegisterScalableTarget."""
     capacity = {"MinCapacity": scaling.min, "MaxCapacity": scaling.max}
-    return {**variant(names, service), **capacity, "Tags": {TAG: names.settings.name}}
+    return {**variant(names, service), **capacity, "Tags": names.tags}
 
 
 def scaling_policy(names: Names, service: ServiceName, scaling: Autoscaling) -> Definition:

@@ -3,7 +3,6 @@
 The prefix comes from the content, so an endpoint that runs never finds other files than it started with.
 """
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -49,8 +48,7 @@ def files(names: Names) -> list[upload.File]:
         if path.is_file()
     }
     found = upload.checksums(paths)
-    content = hashlib.sha256("".join(f"{file.key} {file.sha256}\n" for file in found).encode()).hexdigest()
-    prefix = f"{names.prefix}denoiser/{content[:12]}/"
+    prefix = f"{names.prefix}denoiser/{upload.content(found)}/"
     return [upload.File(file.path, prefix + file.key, file.size, file.sha256) for file in found]
 
 
@@ -58,12 +56,7 @@ def uri(names: Names) -> str:
     """Its S3 prefix, without sending anything."""
     if in_s3(names.settings):
         return names.settings.denoiser.model_data.rstrip("/") + "/"
-    return _prefix(names, files(names))
-
-
-def _prefix(names: Names, found: list[upload.File]) -> str:
-    mark = next(file.key for file in found if file.key.endswith(MARK))
-    return f"s3://{names.bucket}/{mark.removesuffix(MARK)}"
+    return f"s3://{names.bucket}/{upload.prefix(files(names), MARK)}"
 
 
 def send(aws: Aws, names: Names) -> str:
@@ -72,4 +65,4 @@ def send(aws: Aws, names: Names) -> str:
         return uri(names)
     found = files(names)
     upload.upload_marked(aws, names, found, MARK)
-    return _prefix(names, found)
+    return f"s3://{names.bucket}/{upload.prefix(found, MARK)}"

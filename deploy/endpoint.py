@@ -20,9 +20,29 @@ AT_WORK = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
 LOG_LINES = 20
 
 
+def check_role(aws: Aws, names: Names) -> None:
+    """Raises ConfigError that says what is wrong with the role SageMaker would run the endpoints with."""
+    arn = names.settings.role_arn
+    if not arn:
+        raise ConfigError(
+            "role_arn is not set: SageMaker runs the endpoint with that role; `python -m deploy policy trust` and "
+            "`policy endpoint` print what it needs"
+        )
+    if not arn.startswith(f"arn:{names.partition}:"):
+        raise ConfigError(f"role_arn {arn} is not of the partition {names.partition} of {aws.region}")
+    if aws.read("iam", "GetRole", RoleName=arn.rpartition("/")[2]) is None and not aws.offline:
+        raise ConfigError(
+            f"role_arn: there is no role {arn}; make it from what `python -m deploy policy trust` and `policy "
+            "endpoint` print"
+        )
+
+
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint of the settings and the calls that manage it; `image` and `data` are what its model is made of."""
+    """An endpoint of the settings and the calls that manage it.
+
+    Methods take the `image` and `data` (an address in S3) of the model that it is to run.
+    """
 
     aws: Aws
     names: Names
@@ -60,9 +80,9 @@ class Endpoint:
 
     def ensure(self, image: str, data: str) -> str:
         """Bring the endpoint to its definition: what was done, as a word. Does not wait for what it starts."""
-        self.check_role()
-        config = self._ensure_config(image, data)
+        check_role(self.aws, self.names)
         found = self.describe()
+        config = self._ensure_config(image, data)
         if found and found["EndpointStatus"] in AT_WORK:
             found = self.settle()
         if found and found["EndpointStatus"] == "Failed":
@@ -78,22 +98,6 @@ class Endpoint:
             return "unchanged"
         self.aws.change("sagemaker", "UpdateEndpoint", **definitions.update(self.names, self.service, config))
         return "updated"
-
-    def check_role(self) -> None:
-        """Raises ConfigError that says what is wrong with the role SageMaker would run it with."""
-        arn = self.names.settings.role_arn
-        if not arn:
-            raise ConfigError(
-                "role_arn is not set: SageMaker runs the endpoint with that role; `python -m deploy policy trust` and "
-                "`policy endpoint` print what it needs"
-            )
-        if not arn.startswith(f"arn:{self.names.partition}:"):
-            raise ConfigError(f"role_arn {arn} is not of the partition {self.names.partition} of {self.aws.region}")
-        if self.aws.read("iam", "GetRole", RoleName=arn.rpartition("/")[2]) is None and not self.aws.offline:
-            raise ConfigError(
-                f"role_arn: there is no role {arn}; make it from what `python -m deploy policy trust` and `policy "
-                "endpoint` print"
-            )
 
     def _ensure_config(self, image: str, data: str) -> str:
         model = definitions.model(self.names, self.service, image, data)
@@ -154,7 +158,7 @@ class Endpoint:
             )
         return found
 
-    def settled(self, image: str, data: str) -> None:
+    def finish_update(self, image: str, data: str) -> None:
         """Wait until it serves that definition, then remove every other one of the project."""
         self.wait(image, data)
         model, config = self._definition_names(image, data)

@@ -13,17 +13,15 @@ from deploy import invoke as runtime
 from deploy import logs as cloudwatch
 from deploy import removal, scaling
 from deploy.answers import confirm
-from deploy.errors import ConfigError
-from deploy.options import command
+from deploy.errors import ConfigError, DeployError
+from deploy.options import Result, Yes, command
 from deploy.settings import Autoscaling, ServiceName
 from deploy.stack import Stack
 
 app = typer.Typer(no_args_is_help=True, help="One endpoint: create, wait, invoke, update, scale, logs, delete.")
 
-Result = Mapping[str, Any]
 Which = Annotated[ServiceName, typer.Argument(help="chat or denoiser.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return as soon as SageMaker has taken it up.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @command(app)
@@ -88,7 +86,7 @@ def invoke(
         return dict(runtime.invoke(stack.aws, name, content))
     for part in runtime.stream(stack.aws, name, content):
         if "error" in part:
-            raise ConfigError(f"{name} answered {part.get('code')}: {part['error']}")
+            raise DeployError(f"{name} answered {part.get('code')}: {part['error']}")
         sys.stdout.write(part.get("delta", part.get("token", {}).get("text", "")))
         sys.stdout.flush()
     print()
@@ -123,11 +121,9 @@ def logs(
 ) -> Result:
     """Print what the containers printed."""
     group = stack.names.log_group(service)
-    last = cloudwatch.last_lines(stack.aws, group, lines)
     if not follow:
-        return {"lines": last}
-    print(*last, sep="\n", flush=True)
-    for line in cloudwatch.follow(stack.aws, group, stack.settings.poll_seconds):
+        return {"lines": cloudwatch.last_lines(stack.aws, group, lines)}
+    for line in cloudwatch.follow(stack.aws, group, lines, stack.settings.poll_seconds):
         print(line, flush=True)
     return {}
 

@@ -1,6 +1,6 @@
 """Every failure a user can see, as one line that says what to do, with its exit code.
 
-`explain` is the one place that turns the errors of boto3 and Docker into such a line.
+`explain` is the one place that turns the errors of boto3 into such a line.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class EndpointFailed(DeployError):  # noqa: N818 - named after SageMaker's statu
         self.log = log or []
 
 
-class TimeLimit(DeployError):  # noqa: N818 - it is no error of anyone
+class TimeLimit(DeployError):  # noqa: N818 - waiting too long is nobody's error
     """The time to wait is over, the endpoint is still at work. Exit code 4."""
 
     exit_code = 4

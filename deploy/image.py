@@ -46,38 +46,37 @@ def source_checksum(image: Image) -> str:
 
 def build(names: Names, aws: Aws) -> str:
     """Build the image with its address as its name; Docker's own cache makes a second build quick."""
-    image = names.settings.image
-    options = ["--tag", address(names)]
-    if image.build_network != "default":
-        options += ["--network", image.build_network]
-    for key, value in image.arguments.items():
+    settings, image = names.settings.image, address(names)
+    options = ["--tag", image]
+    if settings.build_network != "default":
+        options += ["--network", settings.build_network]
+    for key, value in settings.arguments.items():
         options += ["--build-arg", f"{key}={value}"]
-    for key, path in image.build_secrets.items():
+    for key, path in settings.build_secrets.items():
         options += ["--secret", f"id={key},src={path.expanduser()}"]
-    command = ["docker", "build", *options, str(image.context.expanduser())]
+    command = ["docker", "build", *options, str(settings.context.expanduser())]
     aws.journal.run(command, {**os.environ, "DOCKER_BUILDKIT": "1"})
-    return address(names)
+    return image
 
 
-def is_pushed(aws: Aws, names: Names) -> bool:
-    """Whether the repository has the image."""
-    tag = address(names).rpartition(":")[2]
+def is_pushed(aws: Aws, names: Names, image: str) -> bool:
+    """Whether the repository has the image of that address."""
+    tag = image.rpartition(":")[2]
     found = aws.read("ecr", "DescribeImages", repositoryName=names.repository, imageIds=[{"imageTag": tag}])
     return bool(found and found["imageDetails"])
 
 
 def push(aws: Aws, names: Names) -> str:
     """Bring the built image to the repository, which is made if it is missing."""
-    if is_pushed(aws, names):
-        say(f"{address(names)} is pushed already")
-        return address(names)
+    image = address(names)
+    if is_pushed(aws, names, image):
+        say(f"{image} is pushed already")
+        return image
     _ensure_repository(aws, names)
-    if aws.journal.dry_run:
-        aws.journal.note(push=address(names))
-    else:
-        _push(address(names), _login(aws))
-        aws.journal.note(push=address(names))
-    return address(names)
+    if not aws.journal.dry_run:
+        _push(image, _login(aws))
+    aws.journal.note(push=image)
+    return image
 
 
 def _ensure_repository(aws: Aws, names: Names) -> None:

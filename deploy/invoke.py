@@ -42,16 +42,25 @@ def stream(aws: Aws, endpoint: str, content: Mapping[str, Any]) -> Iterator[dict
 
 
 def objects(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Newline-delimited JSON out of chunks that are cut anywhere, even inside a character."""
+    """Newline-delimited JSON out of chunks that are cut anywhere, even inside a character. Raises DeployError."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from (json.loads(line) for line in lines if line.strip())
+        yield from (_object(line) for line in lines if line.strip())
     if rest.strip():
-        try:
-            yield json.loads(rest)
-        except ValueError:
-            raise DeployError(f"the answer ends in the middle: {rest[-80:]!r}") from None
+        yield _object(rest)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DeployError(
+            f"the answer is no JSON or ends in the middle: {line[-80:]!r}; see: python -m deploy endpoint logs"
+        )
+    return value
 
 
 def _ask(aws: Aws, operation: str, endpoint: str, content: Mapping[str, Any], **options: str) -> dict[str, Any]:

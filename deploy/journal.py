@@ -20,22 +20,25 @@ class Journal:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, **entry: Any) -> None:
-        """Put down one change."""
+        """Record one change."""
         self.entries.append(entry)
 
     def run(self, command: list[str], env: Mapping[str, str]) -> None:
         """Run a command; its output goes to standard error. Raises DeployError when it fails."""
+        if not self.dry_run:
+            _run(command, env)
         self.note(command=command)
-        if self.dry_run:
-            return
-        try:
-            code = subprocess.run(command, stdout=STDERR, check=False, env=dict(env)).returncode
-        except FileNotFoundError:
-            raise DeployError(f"{command[0]} is not installed; install Docker with its command line") from None
-        if code != 0:
-            raise DeployError(f"`{shlex.join(command)}` ended with status {code}; its output is above")
 
     def summary(self) -> str:
         """What was changed, in a few words: `CreateBucket, 3 x PutObject`."""
         names = Counter(str(entry.get("operation") or next(iter(entry))) for entry in self.entries)
         return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in names.items())
+
+
+def _run(command: list[str], env: Mapping[str, str]) -> None:
+    try:
+        code = subprocess.run(command, stdout=STDERR, check=False, env=dict(env)).returncode
+    except FileNotFoundError:
+        raise DeployError(f"{command[0]} is not installed; install Docker with its command line") from None
+    if code != 0:
+        raise DeployError(f"`{shlex.join(command)}` ended with status {code}; its output is above")

@@ -78,10 +78,6 @@ class Names:
         """Where SageMaker writes what the containers print."""
         return f"/aws/sagemaker/Endpoints/{self.endpoint(service)}"
 
-    def arn(self, service: str, resource: str) -> str:
-        """Address of a resource of this account and region."""
-        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
-
     @property
     def tags(self) -> dict[str, str]:
         """The tag that marks the project's own, and those in the settings."""

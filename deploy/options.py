@@ -20,6 +20,7 @@ from deploy.stack import Stack
 
 Result = Mapping[str, Any] | str
 Action = Callable[..., Result]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _SHARED: dict[str, tuple[Any, Any]] = {
     "config": (Annotated[Path | None, typer.Option(help="TOML file. [default: deploy.toml, if there]")], None),
@@ -95,8 +96,8 @@ def _stack(options: Mapping[str, Any], journal: Journal, session: Any) -> Stack:
     account = aws.account
     if aws.offline:
         account = settings.role_arn.split(":")[4] if settings.role_arn else account
-        say(f"no AWS credentials: this dry run takes account {account} for empty")
-    return Stack(settings, aws, Names(settings, aws.partition, aws.domain, aws.region, account))
+        say(f"no AWS credentials: this dry run assumes that account {account} is empty")
+    return Stack(aws, Names(settings, aws.partition, aws.domain, aws.region, account))
 
 
 def _show(error: DeployError, journal: Journal) -> None:

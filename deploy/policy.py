@@ -35,7 +35,7 @@ def _named(names: Names) -> list[str]:
 
 
 def _reads(partition: str, number: int, place: str) -> dict[str, Any]:
-    """Reading below a place `bucket/prefix`. That a key is not there says S3 only to who may list the bucket."""
+    """Reading below a place `bucket/prefix`. S3 reports a missing key only to those who may list the bucket."""
     bucket = place.partition("/")[0]
     place_arn = f"arn:{partition}:s3:::"
     return {

@@ -16,8 +16,9 @@ from deploy.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_FILE = Path("deploy.toml")
-SERVICES = ("chat", "denoiser")
 ServiceName = Literal["chat", "denoiser"]
+SERVICES: tuple[ServiceName, ...] = ("chat", "denoiser")
+InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 PREFIX = "DEPLOY_"
 
 
@@ -87,7 +88,7 @@ class Service(_Section):
     """One endpoint."""
 
     enabled: bool = True
-    instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+    instance_type: InstanceType
     instance_count: int = Field(1, ge=1)
     ami: str = ""
     """SageMaker's InferenceAmiVersion; empty means what the image's CUDA needs."""
@@ -100,7 +101,7 @@ class Service(_Section):
 class Chat(Service):
     """The chat endpoint."""
 
-    instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = "ml.g5.2xlarge"
+    instance_type: InstanceType = "ml.g5.2xlarge"
     image: Literal["custom", "stock"] = "custom"
     """`stock` is the DJL image of AWS, with the converted weights and no code of this project unless `packaged`."""
     stock_image: str = "djl-inference:0.36.0-lmi18.0.0-cu128"
@@ -118,12 +119,12 @@ class Chat(Service):
 class Denoiser(Service):
     """The denoiser endpoint."""
 
-    instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = "ml.c5.xlarge"
+    instance_type: InstanceType = "ml.c5.xlarge"
     encoder: Path | None = None
     """Folder of all-MiniLM-L6-v2; none means the embedded one."""
     checkpoint: Path | None = None
     """Folder of a denoiser trained on the team's own text; none means the one in the image."""
-    model_data: str = ""
+    model_data: str = Field("", pattern=r"^(s3://[^/]+/.+)?$")
     """s3://bucket/prefix that holds `encoder/` already; empty means that the two above are sent."""
 
 
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
 
     def enabled(self) -> list[ServiceName]:
         """The services to deploy."""
-        return [name for name in ("chat", "denoiser") if self.service(name).enabled]
+        return [name for name in SERVICES if self.service(name).enabled]
 
 
 def read_settings(file: Path | None, flags: list[str], **given: str | None) -> Settings:

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy import bucket, denoiser_data, image, package, scaling, upload, weights
 from deploy.aws import Aws
-from deploy.endpoint import Endpoint
+from deploy.endpoint import Endpoint, check_role
 from deploy.errors import ConfigError
 from deploy.names import Names
 from deploy.settings import ServiceName, Settings
@@ -17,9 +17,13 @@ from deploy.settings import ServiceName, Settings
 class Stack:
     """What the settings describe, in one account and region."""
 
-    settings: Settings
     aws: Aws
     names: Names
+
+    @property
+    def settings(self) -> Settings:
+        """All settings."""
+        return self.names.settings
 
     def endpoint(self, service: ServiceName) -> Endpoint:
         """One of its endpoints."""
@@ -57,7 +61,7 @@ class Stack:
 
     def ensure_image(self) -> str:
         """Build and push, unless the repository has it: the address of the custom image."""
-        if not image.is_pushed(self.aws, self.names):
+        if not image.is_pushed(self.aws, self.names, image.address(self.names)):
             image.build(self.names, self.aws)
         return image.push(self.aws, self.names)
 
@@ -68,8 +72,8 @@ class Stack:
     def up(self) -> dict[str, Any]:
         """All of it; what became of each endpoint."""
         services = self.settings.enabled()
-        for service in services[:1]:
-            self.endpoint(service).check_role()
+        if services:
+            check_role(self.aws, self.names)
         if "chat" in services:
             self.prepare_weights()
         data = self.send_data(services)
@@ -82,15 +86,15 @@ class Stack:
 
     def finish(self, service: ServiceName, data: str) -> None:
         """Wait until the endpoint serves its definition, remove the one before, bring autoscaling to its own."""
-        self.endpoint(service).settled(self.image(service), data)
+        self.endpoint(service).finish_update(self.image(service), data)
         scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
 
     def require_artifacts(self, service: ServiceName) -> tuple[str, str]:
         """Image and model data of an endpoint. Raises ConfigError naming the command that brings what is missing."""
-        data = self.data(service)
+        address, data = self.image(service), self.data(service)
         mark = weights.MARK if service == "chat" else denoiser_data.MARK
         if not self.aws.offline and not upload.is_marked(self.aws, data, mark):
             raise ConfigError(f"the model data is not at {data}; run: python -m deploy weights upload {service}")
-        if not self.is_stock(service) and not image.is_pushed(self.aws, self.names) and not self.aws.offline:
-            raise ConfigError(f"{self.image(service)} is not pushed; run: python -m deploy image build, image push")
-        return self.image(service), data
+        if not self.aws.offline and not self.is_stock(service) and not image.is_pushed(self.aws, self.names, address):
+            raise ConfigError(f"{address} is not pushed; run: python -m deploy image build, image push")
+        return address, data

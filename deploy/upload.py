@@ -39,12 +39,23 @@ def checksums(paths: Mapping[str, Path]) -> list[File]:
         return [File(path, key, sizes[key], digest) for (key, path), digest in zip(paths.items(), digests, strict=True)]
 
 
-def upload(aws: Aws, names: Names, files: Sequence[File]) -> int:
-    """Make the bucket hold the files; returns how many were sent. An error leaves what is there for the next run."""
+def content(files: Sequence[File]) -> str:
+    """Twelve hexadecimal digits that change with what is in the files."""
+    lines = "".join(f"{file.key} {file.sha256}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def prefix(files: Sequence[File], mark: str) -> str:
+    """What the key of the file `mark` starts with, and so all the others' keys."""
+    return next(file.key for file in files if file.key.endswith(f"/{mark}")).removesuffix(mark)
+
+
+def upload(aws: Aws, names: Names, files: Sequence[File]) -> None:
+    """Make the bucket hold the files. An error leaves what is there for the next run."""
     missing = [file for file in files if not _is_there(aws, names.bucket, file)]
     if not missing:
         say(f"s3://{names.bucket}: all {len(files)} files are there")
-        return 0
+        return
     say(f"sending {len(missing)} of {len(files)} files to s3://{names.bucket}")
     workers = 1 if aws.journal.dry_run else names.settings.weights.parallel  # printed requests have an order
     with counting("uploading", sum(file.size for file in missing)) as advance, ThreadPoolExecutor(workers) as pool:
@@ -54,7 +65,6 @@ def upload(aws: Aws, names: Names, files: Sequence[File]) -> int:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return len(missing)
 
 
 def upload_marked(aws: Aws, names: Names, files: Sequence[File], mark: str) -> None:

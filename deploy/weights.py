@@ -32,13 +32,13 @@ class Source:
 
     original: Path | None
     """The folder as it came; None while it is not downloaded."""
-    native: Path | None
-    """The folder to upload; None while it is unknown."""
+    native: Path
+    """The folder to upload, which may not be there yet."""
 
     @property
     def ready(self) -> bool:
         """Whether there is something to upload."""
-        return self.native is not None and (self.native / "config.json").is_file()
+        return (self.native / MARK).is_file()
 
 
 def in_s3(weights: Weights) -> bool:
@@ -58,8 +58,9 @@ def download(settings: Settings, journal: Journal) -> Path | None:
     if there := _snapshot(weights, local_files_only=True):
         say(f"{weights.model} at {weights.revision[:12]} is downloaded already")
         return there
+    folder = None if journal.dry_run else _snapshot(weights, local_files_only=False)
     journal.note(download={"model": weights.model, "revision": weights.revision, "endpoint": weights.hub_endpoint})
-    return None if journal.dry_run else _snapshot(weights, local_files_only=False)
+    return folder
 
 
 def _local(weights: Weights) -> Path | None:
@@ -104,21 +105,20 @@ def locate(settings: Settings) -> Source:
     return Source(original, weights.cache_dir.expanduser() / slug)
 
 
-def convert(settings: Settings, journal: Journal) -> Path | None:
-    """The native folder, converted from original ChatGLM2 files where need be; None where a dry run cannot know it."""
+def convert(settings: Settings, journal: Journal) -> Path:
+    """The native folder, converted from original ChatGLM2 files where need be."""
     source = locate(settings)
-    if source.original == source.native and source.native:
+    if source.original == source.native:
         say(f"{source.native} needs no conversion")
         return source.native
     if source.original is None and not journal.dry_run:
         raise ConfigError("the weights are not downloaded; run: python -m deploy weights download")
-    if source.native and source.original and source.ready:
+    if source.original and source.ready:
         if journal.dry_run or _local(settings.weights) is None:  # a pinned revision never changes
             say(f"{source.native} is converted already")
             return source.native
         return _run_convert(source.original, source.native, Journal())  # quick where the folder did not change
-    original = source.original or Path("<download>")
-    return _run_convert(original, source.native or Path("<convert>"), journal)
+    return _run_convert(source.original or Path("<download>"), source.native, journal)
 
 
 def _run_convert(original: Path, native: Path, journal: Journal) -> Path:
@@ -157,8 +157,7 @@ def _prefix(names: Names, folder: Path, found: Sequence[upload.File]) -> str:
     weights = names.settings.weights
     if _local(weights) is None:
         return f"{names.prefix}weights/{_slug(weights)}/"
-    content = hashlib.sha256("".join(f"{file.key} {file.sha256}\n" for file in found).encode()).hexdigest()
-    return f"{names.prefix}weights/{folder.name}-{content[:12]}/"
+    return f"{names.prefix}weights/{folder.name}-{upload.content(found)}/"
 
 
 def uri(names: Names) -> str:
@@ -169,25 +168,27 @@ def uri(names: Names) -> str:
     if _local(weights) is None:
         return f"s3://{names.bucket}/{names.prefix}weights/{_slug(weights)}/"
     source = locate(names.settings)
-    if not source.ready or source.native is None:
+    if not source.ready:
         raise ConfigError("weights.model is not converted yet; run: python -m deploy weights convert")
-    return f"s3://{names.bucket}/{_common(files(names, source.native))}"
-
-
-def _common(sent: Sequence[upload.File]) -> str:
-    return next(file.key for file in sent if file.key.endswith(f"/{MARK}")).removesuffix(MARK)
+    return f"s3://{names.bucket}/{upload.prefix(files(names, source.native), MARK)}"
 
 
 def send(aws: Aws, names: Names) -> str:
-    """Bring the native folder to S3; returns its prefix. A dry run before the conversion only says that it would."""
+    """Bring the native folder to S3; returns its prefix.
+
+    A dry run before the conversion only says that it would; what comes from a folder here has a placeholder for the
+    checksum then.
+    """
     if in_s3(names.settings.weights):
         return uri(names)
     source = locate(names.settings)
-    if source.ready and source.native:
+    if source.ready:
         found = files(names, source.native)
         upload.upload_marked(aws, names, found, MARK)
-        return f"s3://{names.bucket}/{_common(found)}"
+        return f"s3://{names.bucket}/{upload.prefix(found, MARK)}"
     if not aws.journal.dry_run:
         raise ConfigError("the weights are not converted yet; run: python -m deploy weights convert")
     say("the requests of the upload depend on files that are not here yet: they can be listed after `weights convert`")
+    if _local(names.settings.weights):
+        return f"s3://{names.bucket}/{names.prefix}weights/<content>/"
     return uri(names)

@@ -17,6 +17,7 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from docker.errors import DockerException
+from docker.utils import parse_repository_tag
 from packageurl import PackageURL
 
 INSIDE = """
@@ -46,6 +47,12 @@ def _component(name: str, version: str, url: PackageURL) -> Component:
     return Component(type=ComponentType.LIBRARY, name=name, version=version, purl=url, bom_ref=url.to_string())
 
 
+def container(image: str) -> Component:
+    """The image itself, by its name and its tag or digest."""
+    name, tag = parse_repository_tag(image)
+    return Component(type=ComponentType.CONTAINER, name=name, version=tag)
+
+
 def main(
     image: Annotated[str, typer.Argument(help="Name of the image.")],
     file: Annotated[Path, typer.Argument(help="JSON file to write.")],
@@ -62,10 +69,9 @@ def main(
         )
         raise typer.Exit(1) from None
     found = json.loads(output)
-    root = Component(type=ComponentType.CONTAINER, name=image.partition(":")[0], version=image.partition(":")[2])
     bom = Bom(components=components(found, found["jar"]))
-    bom.metadata.component = root
-    bom.register_dependency(root, bom.components)
+    bom.metadata.component = container(image)
+    bom.register_dependency(bom.metadata.component, bom.components)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(JsonV1Dot6(bom).output_as_string(indent=1))
     print(f"wrote {file}: {len(bom.components)} components")

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,26 @@ def test_what_the_container_refuses_is_shown(endpoint: Account) -> None:
         assert "Traceback" not in done.err
 
 
+class BreaksOff(BaseHTTPRequestHandler):
+    """Answers a piece, then what the contract says of a failure."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"token": {"text": "Hello"}}\n{"error": "the engine ended", "code": 503}\n')
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_the_endpoints(account: Account) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        account.aws.service = f"http://127.0.0.1:{server.server_port}"
+        done = account.deploy("endpoint", "invoke", "chat", "--text", "Hi", "--stream")
+        server.shutdown()
+    assert done.code == 1
+    assert done.out == "Hello"
+    assert "djl-container-chat answered 503: the engine ended" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -105,3 +127,9 @@ def test_a_stream_that_ends_in_the_middle_is_an_error() -> None:
     assert next(found) == {"a": 1}
     with pytest.raises(DeployError, match="ends in the middle"):
         next(found)
+
+
+@pytest.mark.parametrize("line", [b"<html>\n", b'["no object"]\n'])
+def test_a_line_of_a_stream_that_is_no_json_object_is_an_error(line: bytes) -> None:
+    with pytest.raises(DeployError, match="no JSON"):
+        next(objects([line]))

@@ -44,6 +44,7 @@ def test_deploy_toml_in_the_working_folder_is_read(file: Path, monkeypatch: pyte
         ("chat", "not KEY=VALUE"),
         ("chat.environment={", "not JSON"),
         ("role_arn=me", "setting role_arn"),
+        ("denoiser.model_data=s3:/bucket/prefix", "setting denoiser.model_data"),
     ],
 )
 def test_what_cannot_be_used_is_named(flag: str, said: str) -> None:

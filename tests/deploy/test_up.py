@@ -1,5 +1,6 @@
 """The whole way: `up`, what an operator does then, `down`; and `up` cut off at every step."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -172,6 +173,14 @@ def test_requests_to_sagemaker(life: Life) -> None:
     assert variant["RoutingConfig"] == {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"}
     denoiser = [e["parameters"] for e in requests if e["operation"] == "CreateEndpointConfig"][1]
     assert "InferenceAmiVersion" not in denoiser["ProductionVariants"][0]
+
+
+def test_the_teams_own_tags_are_on_everything_that_can_have_them(account: Account) -> None:
+    account.client("ecr").delete_repository(repositoryName="djl-container", force=True)
+    done = account.deploy("up", "--dry-run", tags='{"team": "nlp"}', **SCALED)
+    tagged = [entry for entry in done.json if {"Tags", "tags", "Tagging"} & entry.get("parameters", {}).keys()]
+    assert {entry["operation"] for entry in tagged} >= {"PutObject", "CreateRepository", "RegisterScalableTarget"}
+    assert [entry for entry in tagged if "nlp" not in json.dumps(entry)] == []
 
 
 def test_update_replaces_and_removes_what_was_before(life: Life) -> None:

@@ -90,6 +90,24 @@ def test_a_folder_of_original_files_is_converted(account: Account, original: Pat
     command = planned.json[0]["command"]
     assert command[1:5] == ["-m", "chatglm2", "convert", str(original)]
     assert not Path(command[5]).exists()
+    whole = account.deploy("up", "--dry-run", **settings)
+    assert whole.code == 0, whole.err
+    model = next(entry["parameters"] for entry in whole.json if entry.get("operation") == "CreateModel")
+    uri = model["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    assert uri == "s3://djl-container-123456789012-us-east-1/djl-container/weights/<content>/"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_step_that_fails_is_not_said_to_be_done(account: Account, original: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "chatglm"}')
+    folder = {"weights__model": str(tmp_path), "weights__cache_dir": str(tmp_path / "cache")}
+    with fake_hub(original, COMMIT) as hub:
+        unknown = {"weights__model": "org/unknown", "weights__hub_endpoint": hub.url}
+        failed = [account.deploy("weights", "download", **unknown), account.deploy("weights", "convert", **folder)]
+    for step, said in zip(failed, ("could not be downloaded", "ended with status"), strict=True):
+        assert step.code == 1
+        assert said in step.err
+        assert "done before that" not in step.err
 
 
 @pytest.mark.parametrize(
