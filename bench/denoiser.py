@@ -135,8 +135,7 @@ def _multiplications() -> int:
     """How many multiplications the bundled network needs for a vector."""
     from torch import nn  # noqa: PLC0415
 
-    from denoiser.model.checkpoint import load  # noqa: PLC0415
-    from denoiser.settings import BUNDLED_CHECKPOINT  # noqa: PLC0415
+    from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, load  # noqa: PLC0415
 
     network, _ = load(BUNDLED_CHECKPOINT)
     layers = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from denoiser.errors import CorpusError
+from denoiser.errors import CorpusError, FileError
 from denoiser.evaluation import report
 from denoiser.evaluation.measures import (
     LEVELS,
     Adapted,
     Measure,
-    Method,
     as_json,
     measure,
     measure_adapted,
     measure_quantised,
-    methods_of,
 )
+from denoiser.evaluation.methods import Method, methods_of, train_autoencoder
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import open_vectors
 from denoiser.model import checkpoint
@@ -134,17 +133,19 @@ def _describe(adaptation: Adaptation | None) -> str:
 
 
 def _read_all(path: Path, column: str) -> Embeddings:
-    vectors: Embeddings = np.concatenate(list(open_vectors(path, column).chunks(0)))
+    vectors: Embeddings = np.concatenate(list(open_vectors(path, column).chunks()))
     return vectors
 
 
-def _own_sets(texts: list[Path], vectors: list[Path], column: str) -> dict[str, Embeddings]:
+def _own_sets(texts: list[Path], vectors: list[Path], column: str, width: int) -> dict[str, Embeddings]:
     sets = {path.name: _read_all(path, column) for path in vectors}
     for path in texts:
         sentences = read_sentences(path)
         with tracking(f"encoding {path.name}", len(sentences)) as advance:
             sets[path.name] = MiniLM(find_model()).encode_corpus(sentences, lambda done: advance(done, "sentences"))
     for name, clean in sets.items():
+        if clean.shape[1] != width:
+            raise FileError(f"{name} has rows of {clean.shape[1]} numbers; the model takes {width}")
         if len(clean) < FEWEST_MEASURED:
             raise CorpusError(f"{name} has {len(clean)} vectors; at least {FEWEST_MEASURED} are needed to measure")
     return sets
@@ -153,10 +154,14 @@ def _own_sets(texts: list[Path], vectors: list[Path], column: str) -> dict[str, 
 def evaluate_own(path: Path, texts: list[Path], vectors: list[Path], column: str, outputs: Outputs) -> None:
     """Measure a checkpoint on the user's own text and clean vectors at every noise level, and report."""
     network, manifest = checkpoint.load(path)
-    sets = _own_sets(texts, vectors, column)
     denoiser = Denoiser.from_checkpoint(network, manifest)
+    sets = _own_sets(texts, vectors, column, denoiser.width)
     _report(sets, denoiser, methods_of(denoiser), manifest, outputs)
     say(f"measured {', '.join(sets)}")
+
+
+def _seed(manifest: dict[str, Any]) -> int:
+    return int(manifest.get("recipe", {}).get("seed", 0))
 
 
 def _report(
@@ -166,7 +171,7 @@ def _report(
     manifest: dict[str, Any],
     outputs: Outputs,
 ) -> None:
-    seed = manifest.get("recipe", {}).get("seed", 0)
+    seed = _seed(manifest)
     measures: list[Measure] = []
     with tracking("evaluating", len(LEVELS) * len(sets)) as advance:
         for domain, clean in sets.items():
@@ -191,9 +196,9 @@ def _report(
 def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     """Measure a checkpoint on the held-out sets at every noise level, and report."""
     network, manifest = checkpoint.load(path)
-    seed = manifest.get("recipe", {}).get("seed", 0)
+    seed = _seed(manifest)
     prepared = _prepare(_corpus([], cache, manifest.get("per_source") or PER_SOURCE, seed), cache)
-    autoencoder = report.train_autoencoder(prepared.training, seed)
+    autoencoder = train_autoencoder(prepared.training, seed)
     denoiser = Denoiser.from_checkpoint(network, manifest)
     _report(prepared.evaluation, denoiser, methods_of(denoiser, {"autoencoder": autoencoder}), manifest, outputs)
     say(f"measured {len(prepared.evaluation)} sets ({IN_DOMAIN} and unfamiliar)")

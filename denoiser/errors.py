@@ -30,6 +30,12 @@ class MediaTypeError(DenoiserError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
+class SlowError(DenoiserError):
+    """A body that stopped arriving."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class BusyError(DenoiserError):
     """As many requests are waiting as the queue holds."""
 

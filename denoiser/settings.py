@@ -7,14 +7,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from denoiser.errors import SettingsError
 from denoiser.model import FINE_TUNING_STEPS
-
-BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals."""
+    """Each field is the environment variable of the same name in capitals; an empty one counts as not set."""
 
-    model_config = SettingsConfigDict(frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(frozen=True, protected_namespaces=(), env_ignore_empty=True)
 
     model_path: Path = BUNDLED_CHECKPOINT
     encoder_path: Path | None = None
@@ -33,8 +32,8 @@ class Settings(BaseSettings):
 
     @property
     def required_key(self) -> str | None:
-        """The bearer token requests must carry; an empty API_KEY counts as none."""
-        return (self.api_key.get_secret_value() or None) if self.api_key else None
+        """The bearer token requests must carry."""
+        return self.api_key.get_secret_value() if self.api_key else None
 
 
 def read_settings() -> Settings:

@@ -34,9 +34,9 @@ from denoiser.api.schemas import (
     TextRequest,
 )
 from denoiser.api.service import Reply, Service
+from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import DenoiserError, NotReadyError, OffError
 from denoiser.jobs.models import Models
-from denoiser.jobs.routes import TrainingRoutes
 from denoiser.jobs.training import Training
 from denoiser.model.denoise import Denoiser
 from denoiser.settings import Settings
@@ -128,7 +128,7 @@ NO_TRAINING = OffError("uploads and model switching are off: this app has no dat
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """What training needs: jobs and models (or why they are off), how to open a model, and the end of the server."""
 
     training: Training | OffError = NO_TRAINING
@@ -140,10 +140,10 @@ def create_app(
     load: Callable[[], Service],
     settings: Settings,
     on_failure: Callable[[Exception], None] = lambda _: None,
-    parts: Parts | None = None,
+    parts: TrainingParts | None = None,
 ) -> FastAPI:
     """The app. `load` runs in a thread once the app has started; when it raises, `on_failure` is told."""
-    routes, parts = _Routes(settings), parts or Parts()
+    routes, parts = _Routes(settings), parts or TrainingParts()
     has_key = settings.required_key is not None
     training = TrainingRoutes(parts.training, settings.max_upload_bytes, has_key, parts.stopping)
 
@@ -163,11 +163,10 @@ def create_app(
     app.mount(OPEN_PAGES, StaticFiles(directory=CONSOLE, html=True))
     app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
     app.exception_handler(DenoiserError)(refusal)
-    app.exception_handler(TimeoutError)(refusal)
     return app
 
 
-async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Service], parts: Parts) -> None:
+async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Service], parts: TrainingParts) -> None:
     """Load, say that the service is ready, then train whatever is uploaded until cancelled."""
     routes.service = service = await in_passing_thread(load)
     _log.info("ready", device=service.denoiser.device)

@@ -32,8 +32,8 @@ _FEW, _LIKE = 4, 0.15  # a few texts share a batch whatever their lengths; more 
 async def in_passing_thread(work: Callable[[], Result]) -> Result:
     """What `work` returns, computed in a thread that then ends.
 
-    A thread that has computed keeps helpers for as long as it lives, and while a process has more of them than cores
-    they all sleep between products (libgomp), which costs the thread that computes batches 6% of its speed.
+    A thread that has computed keeps its OpenMP workers alive. With more workers than cores, libgomp puts all of them
+    to sleep between products, which costs the thread that computes batches 6% of its speed.
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
     try:

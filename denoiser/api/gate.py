@@ -1,21 +1,29 @@
-"""What every request passes: key, request id, log line, metrics, and the reading of its body within limits."""
+"""What every request passes: key, request id, log line, metrics, and the reading of its body within limits.
+
+Also whether it comes from this machine, for routes that others may not use without a key.
+"""
 
 import asyncio
 import hmac
+import ipaddress
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from denoiser.api.metrics import Metrics
-from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyError, TooLargeError
+from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyError, SlowError, TooLargeError
 
 OPEN_ROUTES = ("/", "/health", "/ping")
 OPEN_PAGES = "/console"  # the page and its files hold nothing; what they ask for needs the key
 BODY_SECONDS = 60
+GONE = 499  # nginx's status for a client that went away; HTTP has none
 _log = structlog.get_logger()
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -26,11 +34,38 @@ def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> J
 
 
 def refusal(_: Request, error: Exception) -> Response:
-    """The reply to a DenoiserError, or to a body that stopped arriving."""
-    if isinstance(error, TimeoutError):
-        return refuse(408, f"the body did not arrive within {BODY_SECONDS} seconds")
+    """The reply to a DenoiserError."""
     status = error.status if isinstance(error, DenoiserError) else 500
     return refuse(status, str(error), {"Retry-After": "1"} if isinstance(error, BusyError | NotReadyError) else None)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_from_here(request: Request) -> bool:
+    """Whether a program or page of this machine sent a request, and not a page of another site through its browser."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    try:
+        return is_local(urlsplit(f"//{host}").hostname or "") and (not origin or urlsplit(origin).netloc == host)
+    except ValueError:
+        return False
+
+
+@asynccontextmanager
+async def arriving_within(seconds: float) -> AsyncIterator[None]:
+    """For the reading of a body. Raises SlowError when the block takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise SlowError(
+            f"the body did not arrive within {seconds:g} seconds; send it again, or less at once"
+        ) from error
 
 
 async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
@@ -49,10 +84,12 @@ async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
         raise TooLargeError(f"the body has {declared or f'more than {most}'} bytes; at most {most} are taken")
 
 
-async def read_limited(request: Request, most: int, count: Callable[[int], None]) -> bytes:
-    """The whole body; `count` is told of every piece. Raises as `limited`, TimeoutError when it stops arriving."""
+async def read_limited(
+    request: Request, most: int, count: Callable[[int], None], seconds: float = BODY_SECONDS
+) -> bytes:
+    """The whole body; `count` is told of every piece. Raises as `limited`, SlowError when it stops arriving."""
     pieces = []
-    async with asyncio.timeout(BODY_SECONDS):
+    async with arriving_within(seconds):
         async for piece in limited(request, most):
             count(len(piece))
             pieces.append(piece)
@@ -71,6 +108,8 @@ class Gate:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             response = await call_next(request) if self._allowed(request) else self._unauthorised()
+        except ClientDisconnect:
+            response = refuse(GONE, "the client went away")
         except Exception:
             _log.exception("bug")
             response = refuse(500, f"internal error; the log has it under request id {request_id}")

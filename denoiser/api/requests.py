@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails
 from denoiser.api.schemas import HIGHEST_NOISE, Body, EmbeddingRequest, EncodingFormat
 from denoiser.errors import InvalidInputError, TooLargeError
 from denoiser.model.encoder import Embeddings
+from denoiser.vectors import ALLOWED, first_unusable
 
-HIGHEST_VALUE = 1000.0
 LONGEST_TEXT = 100_000
 _DECIMALS = 8
 _TEXTS = ("texts", "input")  # never shown in a refusal
@@ -94,13 +94,11 @@ def read_vectors(request: EmbeddingRequest, width: int, most: int) -> Embeddings
                 f"{min(len(vector), width)}; every row must have {width}"
             )
     array = np.stack(vectors)
-    usable = np.abs(array) <= HIGHEST_VALUE
-    if not usable.all():
-        number, column = (int(i) for i in np.argwhere(~usable)[0])
+    if unusable := first_unusable(array):
+        number, column = unusable
         value = float(array[number, column])
         raise InvalidInputError(
-            f"embeddings[{number}][{column}] is {value:g} (row {number}, column {column}); "
-            f"numbers must be finite and between {-HIGHEST_VALUE:g} and {HIGHEST_VALUE:g}"
+            f"embeddings[{number}][{column}] is {value:g} (row {number}, column {column}); {ALLOWED}"
         )
     return array.astype(np.float32)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 import uvicorn
 
-from denoiser.api.app import Parts, create_app
+from denoiser.api.app import TrainingParts, create_app
+from denoiser.api.gate import is_local
 from denoiser.api.service import Limits, Service
 from denoiser.api.tunnel import open_tunnel, require_tunnel
 from denoiser.errors import CheckpointError, DenoiserError, OffError
@@ -61,7 +62,7 @@ def open_training(settings: Settings, host: str) -> "Training | OffError":
     """Jobs and models in the data folder, or why uploads and model switching are off here."""
     from denoiser.jobs import training  # noqa: PLC0415
 
-    if settings.required_key is None and not training.is_local(host):
+    if settings.required_key is None and not is_local(host):
         return OffError(f"uploads and model switching are off: the service listens on {host}; set API_KEY")
     try:
         return training.open_training(
@@ -113,7 +114,8 @@ def serve(settings: Settings, host: str, *, tunnel: bool = False) -> None:
     if isinstance(training, OffError):
         _log.warning(str(training))
     loading = None if isinstance(training, OffError) else training
-    app = create_app(lambda: load_service(settings, loading), settings, stop, Parts(training, open_denoiser, stopping))
+    parts = TrainingParts(training, open_denoiser, stopping)
+    app = create_app(lambda: load_service(settings, loading), settings, stop, parts)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     server = _Server(config, stopping)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more

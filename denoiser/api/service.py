@@ -34,7 +34,7 @@ from denoiser.errors import InvalidInputError
 from denoiser.model import Mode
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import BATCH_SIZE, MODEL_NAME, Embeddings, Encoder
-from denoiser.model.noise import Levels, add_noise, estimate_levels
+from denoiser.model.noise import Level, Levels, add_noise, levels_of
 
 DENOISED_AT_ONCE = 8192
 
@@ -160,10 +160,9 @@ def _split(vectors: Embeddings, counts: list[int]) -> list[Embeddings]:
     return [vectors[start:end] for start, end in pairwise(accumulate(counts, initial=0))]
 
 
-def _prepare(clean: Embeddings, added: float, before: float | str, mode: Mode, seed: int | None) -> Noisy:
+def _prepare(clean: Embeddings, added: float, before: Level, mode: Mode, seed: int | None) -> Noisy:
     """Noise of level `added` on embeddings [n, width] that carry `before` already ("auto": estimated)."""
-    carried = estimate_levels(clean) if isinstance(before, str) else np.full(len(clean), before)
-    return Noisy(add_noise(clean, added, seed), np.hypot(carried, added), mode)
+    return Noisy(add_noise(clean, added, seed), np.hypot(levels_of(clean, before), added), mode)
 
 
 def _milliseconds(start: float) -> float:

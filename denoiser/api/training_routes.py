@@ -6,19 +6,19 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from denoiser.api.gate import is_from_here
 from denoiser.api.schemas import JobReply, LossPoint, ModelReply, Progress, Refusal, UploadAccepted, UploadTrained
+from denoiser.api.uploads import receive
 from denoiser.errors import BusyError, ConflictError, InvalidInputError, NotReadyError, OffError
 from denoiser.jobs.models import Model
 from denoiser.jobs.store import ENDS, Job, Store, busy
 from denoiser.jobs.supervisor import Supervisor
-from denoiser.jobs.training import Training, is_local
-from denoiser.jobs.uploads import receive
+from denoiser.jobs.training import Training
 from denoiser.text.plain import decode, find_sentences
 
 POLL_SECONDS = 0.3
@@ -84,8 +84,14 @@ class TrainingRoutes:
 
     async def run(self, switch: Callable[[str], Awaitable[None]]) -> None:
         """Once a model is loaded: go on with the job that waits, and then with others, until cancelled."""
-        self._switch, self._supervisor = switch, self._on().supervisor(switch)
+        self._switch, self._supervisor = switch, self._on().supervisor(self._take_over)
         await self._supervisor.run()
+
+    async def _take_over(self, model: str) -> None:
+        """Denoise with a job's model, unless another one has been activated since the job ended."""
+        async with self._switching:
+            if self._switch and await asyncio.to_thread(self._on().models.active) == model:
+                await self._switch(model)
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -157,12 +163,11 @@ class TrainingRoutes:
 
     async def _changes(self, store: Store, job: str, seen: int) -> AsyncIterator[ServerSentEvent]:
         while not self._stopping.is_set():
+            ended = (await asyncio.to_thread(store.get, job)).state in ENDS
             for event in await asyncio.to_thread(store.events, job, seen):
                 seen = event.id
                 yield ServerSentEvent(json.dumps(event.data), event=event.kind, id=str(event.id))
-                if event.data.get("state") in ENDS:
-                    return
-            if (await asyncio.to_thread(store.get, job)).state in ENDS and not store.events(job, seen):
+            if ended:
                 return
             await asyncio.sleep(POLL_SECONDS)
 
@@ -198,10 +203,7 @@ class TrainingRoutes:
 
     def _same_site(self, request: Request) -> None:
         """Without a key, no page of another site may change anything through the user's browser. Raises OffError."""
-        if self._has_key:
-            return
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not is_local(urlsplit(f"//{host}").hostname or "") or (origin and urlsplit(origin).netloc != host):
+        if not self._has_key and not is_from_here(request):
             raise OffError(
                 "without API_KEY, uploads and model switching are for pages and programs of this machine alone"
             )

@@ -1,13 +1,12 @@
 """A multipart upload, read within limits; nothing of a refused file stays on disk."""
 
-import asyncio
 from pathlib import PurePosixPath
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from denoiser.api.gate import limited
+from denoiser.api.gate import arriving_within, limited
 from denoiser.errors import InvalidInputError, MediaTypeError, TooLargeError
 
 UPLOAD_SECONDS = 600
@@ -15,16 +14,16 @@ _ENVELOPE = 4096  # boundary and headers around the file
 _LONGEST_NAME = 200
 
 
-async def receive(request: Request, most: int) -> tuple[str, bytes]:
+async def receive(request: Request, most: int, seconds: float = UPLOAD_SECONDS) -> tuple[str, bytes]:
     """Name and content of the multipart field `file`.
 
-    Raises TooLargeError, MediaTypeError for another kind of body, InvalidInputError for another form, TimeoutError.
+    Raises TooLargeError, MediaTypeError for another kind of body, InvalidInputError for another form, SlowError.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise MediaTypeError("send the file as multipart/form-data in a field named file, as curl -F file=@NAME does")
     parser = MultiPartParser(request.headers, limited(request, most + _ENVELOPE), max_files=1, max_fields=0)
     try:
-        async with asyncio.timeout(UPLOAD_SECONDS):
+        async with arriving_within(seconds):
             form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidInputError("the form cannot be read; it must hold one file in a field named file") from error

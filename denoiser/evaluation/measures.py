@@ -3,17 +3,17 @@
 Every method sees the same noise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from denoiser.evaluation.methods import Method
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps, unit
+from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error, unit
 from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
@@ -21,8 +21,6 @@ STORE_SIZES = (300, 1000)
 FEWEST_TRAINED_ON = 200
 _PAIRS = 20_000
 _RESAMPLES = 500
-
-Method = Callable[[Embeddings, float], Embeddings]
 
 
 @dataclass(frozen=True)
@@ -67,29 +65,6 @@ class Quantised:
     gain_error: dict[str, float]
 
 
-def methods_of(denoiser: Denoiser, more: dict[str, Method] | None = None) -> dict[str, Method]:
-    """The baselines and both modes of a denoiser, knowing the noise level."""
-    network = denoiser.network
-
-    def wiener(noisy: Embeddings, level: float) -> Embeddings:
-        levels = torch.full((len(noisy), 1), level)
-        return np.asarray(network.wiener(torch.from_numpy(noisy), levels).numpy())
-
-    return {
-        "identity": lambda noisy, _: noisy,
-        "zeros": lambda noisy, _: np.zeros_like(noisy),
-        "Wiener": wiener,
-        **(more or {}),
-        "reconstruct": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "reconstruct"),
-        "neighbours": lambda noisy, level: denoiser.denoise(noisy, np.full(len(noisy), level), "neighbours"),
-        "adapted": lambda noisy, level: _adapt(denoiser, noisy, level),
-    }
-
-
-def _adapt(denoiser: Denoiser, noisy: Embeddings, level: float) -> Embeddings:
-    return denoiser.adapted(noisy, level).denoise(noisy, np.full(len(noisy), level))
-
-
 def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
     """Rank correlation of two series [n]; 0 when one of them is constant."""
     ranks = [series.argsort(kind="stable").argsort(kind="stable") for series in (first, second)]
@@ -128,7 +103,7 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
             overlap={s: float(found[s].mean()) for s in SITUATIONS},
             interval={s: _interval(found[s], rng) for s in SITUATIONS},
             gain={s: float(gains[s].mean()) for s in SITUATIONS},
-            gain_error={s: float(gains[s].std() / np.sqrt(len(gains[s]))) for s in SITUATIONS},
+            gain_error={s: standard_error(gains[s]) for s in SITUATIONS},
         )
 
 
@@ -141,7 +116,7 @@ def _compare(
         overlaps(clean, vectors) for vectors in (noisy, plain.denoise(noisy, levels), own.denoise(noisy, levels))
     )
     means = {s: (float(before[s].mean()), float(between[s].mean()), float(after[s].mean())) for s in SITUATIONS}
-    return means, {s: float((after[s] - before[s]).std() / np.sqrt(len(before[s]))) for s in SITUATIONS}
+    return means, {s: standard_error(after[s] - before[s]) for s in SITUATIONS}
 
 
 def measure_adapted(
@@ -188,7 +163,7 @@ def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Ite
             level=float(np.median(levels)),
             before={s: float(before[s].mean()) for s in SITUATIONS},
             after={s: float(after[s].mean()) for s in SITUATIONS},
-            gain_error={s: float((after[s] - before[s]).std() / np.sqrt(len(before[s]))) for s in SITUATIONS},
+            gain_error={s: standard_error(after[s] - before[s]) for s in SITUATIONS},
         )
 
 

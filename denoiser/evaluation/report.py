@@ -1,45 +1,15 @@
-"""The evaluation report, and the autoencoder it compares with."""
+"""The evaluation report."""
 
 import json
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
-
-from denoiser.evaluation.measures import Adapted, Measure, Method, Quantised
-from denoiser.model.encoder import Embeddings, fast_precision
+from denoiser.evaluation.measures import Adapted, Measure, Quantised
 from denoiser.model.neighbours import SITUATIONS
 
-_AUTOENCODER_STEPS, _AUTOENCODER_LEVEL = 3000, 0.1
 SHOWN_LEVEL = 0.1
-
-
-def train_autoencoder(clean: Embeddings, seed: int) -> Method:
-    """A plain denoising autoencoder, 384-256-128-256-384 with ReLU, trained on noise of level 0.1 by squared error."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        width = clean.shape[1]
-        sizes = (width, 256, 128, 256, width)
-        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
-        network = nn.Sequential(*layers[:-1])
-        optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
-        vectors = torch.from_numpy(clean)
-        for _ in range(_AUTOENCODER_STEPS):
-            batch = vectors[torch.randint(len(vectors), (256,))]
-            with fast_precision():
-                estimate = network(batch + _AUTOENCODER_LEVEL * torch.randn_like(batch))
-            loss = functional.mse_loss(estimate.float(), batch)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            optimiser.step()
-    network.requires_grad_(requires_grad=False)
-    return lambda noisy, _: np.asarray(network(torch.from_numpy(noisy)).numpy())
 
 
 def _row(*cells: str) -> str:

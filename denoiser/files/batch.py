@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from denoiser.model import Mode
 from denoiser.model.adaptation import Adaptation
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import fast_precision
-from denoiser.model.noise import estimate_levels
+from denoiser.model.noise import Level, levels_of
 
 _HEAD = 1 << 20
 
@@ -41,7 +40,7 @@ class Options:
     """
 
     model: str
-    noise_level: float | Literal["auto"] = "auto"
+    noise_level: Level = "auto"
     mode: Mode = "neighbours"
     column: str = "embedding"
     adapt: bool = False
@@ -49,9 +48,8 @@ class Options:
 
 def repair(denoiser: Denoiser, vectors: Vectors, options: Options) -> Vectors:
     """Vectors [n, width] denoised; large products in the fastest precision that changes a number by less than 0.002."""
-    levels = estimate_levels(vectors) if options.noise_level == "auto" else np.full(len(vectors), options.noise_level)
     with fast_precision():
-        return denoiser.denoise(vectors, levels, options.mode)
+        return denoiser.denoise(vectors, levels_of(vectors, options.noise_level), options.mode)
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _rewrite(reader: ParquetReader, part: Path, repair: Repair, advance: Note) -
 
 def _adapt(denoiser: Denoiser, reader: Reader, options: Options, advance: Note) -> Denoiser:
     def chunks() -> Iterator[Vectors]:
-        for vectors in reader.chunks(0):
+        for vectors in reader.chunks():
             yield vectors
             advance(len(vectors))
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from denoiser.errors import FileError
+from denoiser.vectors import ALLOWED, first_unusable
 
 CHUNK = 2048
 SUFFIXES = (".npy", ".parquet", ".jsonl")
-HIGHEST = 1000.0
 Vectors = npt.NDArray[np.float32]
 
 
@@ -25,20 +25,16 @@ class Reader(Protocol):
     rows: int
     width: int
 
-    def chunks(self, start: int) -> Iterator[Vectors]:
-        """The vectors from row `start`, a multiple of the chunk size, on."""
+    def chunks(self) -> Iterator[Vectors]:
+        """All vectors."""
         ...
 
 
 def check(vectors: npt.NDArray[np.floating[Any]], start: int, path: Path) -> Vectors:
     """The same vectors as contiguous float32. Raises FileError naming row and column of a number that is none."""
-    usable = np.abs(vectors) <= HIGHEST
-    if not usable.all():
-        row, column = (int(i) for i in np.argwhere(~usable)[0])
-        raise FileError(
-            f"{path}: row {start + row}, column {column} is {vectors[row, column]:g}; numbers must be finite and "
-            f"between {-HIGHEST:g} and {HIGHEST:g}"
-        )
+    if unusable := first_unusable(vectors):
+        row, column = unusable
+        raise FileError(f"{path}: row {start + row}, column {column} is {vectors[row, column]:g}; {ALLOWED}")
     return np.array(vectors, dtype=np.float32, order="C")
 
 
@@ -57,8 +53,8 @@ class NpyReader:
         self._path = path
         self.rows, self.width = self.array.shape
 
-    def chunks(self, start: int) -> Iterator[Vectors]:
-        """The vectors from row `start` on."""
+    def chunks(self, start: int = 0) -> Iterator[Vectors]:
+        """The vectors from row `start`, a multiple of the chunk size, on."""
         for row in range(start, self.rows, CHUNK):
             yield check(self.array[row : row + CHUNK], row, self._path)
 
@@ -77,6 +73,7 @@ class ParquetReader:
         names = self.file.schema_arrow.names
         if column not in names:
             raise FileError(f"{path} has no column {column!r}, only {', '.join(names)}; name one with --column")
+        _check_lists(self.file.schema_arrow.field(column).type, column, path)
         self.path, self.column, self.rows = path, column, self.file.metadata.num_rows
         first = next(self.file.iter_batches(batch_size=1, columns=[column]), None)
         if first is None:
@@ -94,13 +91,17 @@ class ParquetReader:
             yield batch, check(flat.reshape(len(rows), self.width), start, self.path)
             start += len(rows)
 
-    def chunks(self, start: int) -> Iterator[Vectors]:
-        """The vectors from row `start` on."""
-        done = 0
-        for _, vectors in self.batches():
-            if done >= start:
-                yield vectors
-            done += len(vectors)
+    def chunks(self) -> Iterator[Vectors]:
+        """All vectors."""
+        return (vectors for _, vectors in self.batches())
+
+
+def _check_lists(kind: Any, column: str, path: Path) -> None:
+    from pyarrow import types  # noqa: PLC0415
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
+        raise FileError(f"{path}: column {column!r} holds {kind}; lists of numbers are needed")
 
 
 class JsonLinesReader:
@@ -132,16 +133,20 @@ class JsonLinesReader:
                 yield [whole for whole, _ in chunk], check(vectors, row, self.path)
                 row += len(chunk)
 
-    def chunks(self, start: int) -> Iterator[Vectors]:
-        """The vectors from row `start` on."""
-        return (vectors for _, vectors in self.objects(start))
+    def chunks(self) -> Iterator[Vectors]:
+        """All vectors."""
+        return (vectors for _, vectors in self.objects())
 
     def _vector(self, line: bytes, row: int) -> tuple[dict[str, Any], list[float]]:
         try:
             whole = json.loads(line)
             vector = whole[self.field]
             if all(isinstance(number, int | float) for number in vector):
-                return whole, vector
+                return whole, [float(number) for number in vector]
+        except OverflowError as error:
+            raise FileError(
+                f"{self.path}: row {row} has a number that is too large in {self.field!r}; {ALLOWED}"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(
                 f"{self.path}: row {row} is no JSON object with a list of numbers in {self.field!r}; name the field "

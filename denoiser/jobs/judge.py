@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from denoiser.evaluation.measures import Method, methods_of
+from denoiser.evaluation.methods import Method, methods_of
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps
+from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
 from denoiser.model.noise import add_noise
 
 LEVELS = (0.05, 0.1, 0.2)
@@ -67,7 +67,7 @@ def judge(candidate: Denoiser, active: Denoiser, clean: Embeddings) -> Verdict:
     losses = []
     for name, other in scores.items():
         gain = new - other
-        error = float(gain.std() / np.sqrt(len(gain)))
+        error = standard_error(gain)
         if gain.mean() <= error:
             losses.append(f"{name} ({other.mean():.3f}; difference {gain.mean():+.3f} ± {error:.3f})")
     reason = f"neighbour overlap {new.mean():.3f} on {len(clean)} held-out sentences, "

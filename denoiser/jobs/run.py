@@ -7,7 +7,6 @@ import fcntl
 import os
 import sys
 import threading
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,9 @@ from denoiser.jobs.models import Models
 from denoiser.jobs.store import ENDS, Job, Store
 from denoiser.logs import configure_logs
 from denoiser.model import checkpoint
-from denoiser.model.denoise import Denoiser, trusting
+from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
-from denoiser.model.network import Network
-from denoiser.model.training import FEWEST, fine_tuning, train
-from denoiser.settings import BUNDLED_CHECKPOINT
+from denoiser.model.training import fine_tuning
 from denoiser.text.embeddings import without_near_duplicates
 from denoiser.text.plain import MOST, find_sentences
 
@@ -74,29 +71,20 @@ class _Run:
 
     def go(self) -> None:
         training, held_out = self._embeddings()
-        active_network, base_manifest = checkpoint.load(self.models.find(self.models.active()))
-        active = Denoiser.from_checkpoint(active_network, base_manifest)
-        own = type(active_network) is Network
-        start, manifest = (active_network, base_manifest) if own else checkpoint.load(BUNDLED_CHECKPOINT)
-        recipe = fine_tuning(start, len(training), self.steps)
+        active = Denoiser.load(self.models.find(self.models.active()))
+        start = active.trainable()
+        recipe = fine_tuning(start.network, len(training), self.steps)
         self.store.enter(self.job.id, "training", recipe.steps)
-        network = train(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss), start)
+        made = start.trained(training, recipe, lambda step, loss: self.store.advance(self.job.id, step, loss))
         self.store.enter(self.job.id, "evaluating", 1)
-        manifest = trusting(manifest)
-        verdict = judge(Denoiser.from_checkpoint(network, manifest), active, held_out)
+        verdict = judge(made, active, held_out)
         self.store.advance(self.job.id, 1)
-        described = {
-            **manifest,
-            "recipe": asdict(recipe),
-            "training_sentences": len(training),
-            "sources": [{"file": self.job.filename, "use": f"training, from {manifest['sha256'][:12]}"}],
-            "figures": verdict.figures,
-        }
-        self._promote(network, described, verdict)
+        self._promote(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
 
-    def _promote(self, network: Network, manifest: dict[str, object], verdict: Verdict) -> None:
+    def _promote(self, made: Denoiser, use: str, verdict: Verdict) -> None:
         self.store.enter(self.job.id, "promoting", 1)
-        checkpoint.save(self.models.folder(self.job.id), network, manifest)
+        described = {"sources": [{"file": self.job.filename, "use": use}], "figures": verdict.figures}
+        checkpoint.save(self.models.folder(self.job.id), made.network, {**made.manifest, **described})
         self.store.finish(self.job.id, verdict.figures, self.models.base if verdict.better else None, verdict.reason)
 
     def _embeddings(self) -> tuple[Embeddings, Embeddings]:
@@ -104,7 +92,7 @@ class _Run:
         vectors = self._encode(training + held_out)
         seen = vectors[: len(training)]
         unseen = without_near_duplicates(vectors[len(training) :], seen)
-        if len(unseen) < _FEWEST_HELD_OUT or len(seen) < FEWEST:
+        if len(unseen) < _FEWEST_HELD_OUT:
             raise InvalidInputError(
                 f"only {len(unseen)} of {len(held_out)} held-out sentences are unlike the others; at least "
                 f"{_FEWEST_HELD_OUT} are needed to measure the result: send more varied text"

@@ -135,20 +135,19 @@ class Store:
             return [Event(row["id"], row["kind"], json.loads(row["data"])) for row in rows]
 
     def enter(self, job: str, phase: Phase, total: int) -> None:
-        """The job's worker begins a phase of `total` steps."""
+        """The job's worker begins a phase of `total` steps. Nothing if the job has ended, here as in `advance`."""
+        update = f"UPDATE job SET state = ?, done = 0, total = ? WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
         with self._connect() as db:
-            db.execute(
-                f"UPDATE job SET state = ?, done = 0, total = ? WHERE id = ? AND state NOT IN {_ENDED}",  # noqa: S608
-                (phase, total, job),
-            )
-            _tell(db, job, "state", {"state": phase, "total": total})
+            if db.execute(update, (phase, total, job)).rowcount:
+                _tell(db, job, "state", {"state": phase, "total": total})
 
     def advance(self, job: str, done: int, loss: float | None = None) -> None:
         """`done` steps of the present phase are made; the training loss, if that is what the phase does."""
+        update = f"UPDATE job SET done = ?, loss = coalesce(?, loss) WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
+        data = {"done": done} if loss is None else {"done": done, "loss": loss}
         with self._connect() as db:
-            db.execute("UPDATE job SET done = ?, loss = coalesce(?, loss) WHERE id = ?", (done, loss, job))
-            data = {"done": done} if loss is None else {"done": done, "loss": loss}
-            _tell(db, job, "progress", data)
+            if db.execute(update, (done, loss, job)).rowcount:
+                _tell(db, job, "progress", data)
 
     def finish(self, job: str, figures: list[dict[str, Any]], base: str | None, message: str) -> None:
         """The job is done; with a `base` its model takes over in the same transaction. Nothing if it ended before."""

@@ -13,6 +13,7 @@ import structlog
 
 from denoiser.jobs.store import ENDS, Job, Store
 
+PAUSE_SECONDS = 60  # after a failure that is no worker's, such as a full disk
 _log = structlog.get_logger()
 
 
@@ -29,8 +30,10 @@ class Supervisor:
         command: Callable[[str], list[str]],
         clean: Callable[[], None],
         promoted: Callable[[str], Awaitable[None]],
+        pause: float = PAUSE_SECONDS,
     ) -> None:
         self._store, self._command, self._clean, self._promoted = store, command, clean, promoted
+        self._pause = pause
         self._wake = asyncio.Event()
         self._job: str | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -46,7 +49,18 @@ class Supervisor:
                 self._process.kill()
 
     async def run(self) -> None:
-        """Work until cancelled; then the worker is ended and its job waits for the next start."""
+        """Work until cancelled; then the worker is ended and its job waits for the next start.
+
+        After a failure, such as a full disk, what waits is tried again a while later.
+        """
+        while True:
+            try:
+                await self._run()
+            except Exception:
+                _log.exception("training has stopped and is tried again", seconds=self._pause)
+                await asyncio.sleep(self._pause)
+
+    async def _run(self) -> None:
         await asyncio.to_thread(self._store.requeue)
         try:
             while True:

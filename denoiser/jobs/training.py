@@ -1,7 +1,6 @@
 """What a server needs to train: data folder, store, models, supervisor. Only one server at a time has a data folder."""
 
 import fcntl
-import ipaddress
 import shutil
 import sys
 import time
@@ -20,14 +19,6 @@ from denoiser.model.denoise import Denoiser
 
 LAST_WORKER_SECONDS = 30  # a worker ends when its server does; this is far more than that takes
 _log = structlog.get_logger()
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Training:
@@ -91,18 +82,18 @@ def open_training(data: Path, default: Path, encoder: Path | None, steps: int) -
         raise OffError(
             f"uploads are off: the data folder {data} cannot be written ({error.strerror}); set DENOISER_DATA"
         ) from error
-    if not _taken(lock, 0):
+    if not _take(lock, 0):
         lock.close()
         raise OffError(f"uploads are off: another server uses the data folder {data}; set DENOISER_DATA to another one")
     with (data / "worker.lock").open("w") as worker:
-        if not _taken(worker, LAST_WORKER_SECONDS):
+        if not _take(worker, LAST_WORKER_SECONDS):
             lock.close()
             raise OffError(f"uploads are off: a worker of an earlier server still runs in {data}; end it first")
     return Training(data, default, encoder, steps, lock)
 
 
-def _taken(lock: TextIO, seconds: float) -> bool:
-    """Whether the lock could be taken within some time; it is held until the file is closed."""
+def _take(lock: TextIO, seconds: float) -> bool:
+    """Take the lock within some time, and hold it until the file is closed; False when another process has it."""
     limit = time.monotonic() + seconds
     while True:
         try:

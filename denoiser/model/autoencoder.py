@@ -1,11 +1,13 @@
-"""A plain autoencoder in the place of the network: it knows no noise level. Without noise it is not asked."""
+"""A plain autoencoder in the place of the network: it knows no noise level.
+
+Vectors without noise are returned unchanged, without running the autoencoder.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from denoiser.model.checkpoint import load
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, load
 from denoiser.model.network import Network
-from denoiser.settings import BUNDLED_CHECKPOINT
 
 
 class Autoencoder(Network):

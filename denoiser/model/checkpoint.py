@@ -17,6 +17,7 @@ from denoiser.model import legacy
 if TYPE_CHECKING:
     from denoiser.model.network import Network
 
+BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 
 

@@ -3,24 +3,25 @@
 Rows without noise come back unchanged. One object serves any number of threads; nothing in it changes after creation.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from denoiser.errors import CheckpointError
 from denoiser.model import Mode, checkpoint
 from denoiser.model.adaptation import Adaptation, learn
+from denoiser.model.autoencoder import Autoencoder
 from denoiser.model.encoder import Embeddings
 from denoiser.model.memory import recall
 from denoiser.model.network import Network
-from denoiser.model.noise import Levels, add_noise, estimate_levels
+from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
 from denoiser.model.training import Recipe, fine_tuning, train
-from denoiser.settings import BUNDLED_CHECKPOINT
 
 # Blend.nearer where something is known of the text: its clean vectors, its noisy ones. Chosen on development text.
 TRAINED, ADAPTED = 0.5, 0.25
@@ -52,21 +53,24 @@ class Denoiser:
     """A trained network with its blend, on one device; perhaps adapted to a store."""
 
     def __init__(
-        self, network: Network, blend: Blend, device: str = "cpu", adaptation: Adaptation | None = None
+        self,
+        network: Network,
+        blend: Blend,
+        device: str = "cpu",
+        adaptation: Adaptation | None = None,
+        manifest: dict[str, Any] | None = None,
     ) -> None:
         self.network, self.blend = network, blend
         self.device, self.adaptation = device, adaptation
         self.width: int = network.shape["width"]
-        self.manifest: dict[str, Any] = {"blend": asdict(blend)}
+        self.manifest: dict[str, Any] = manifest or {"blend": asdict(blend)}
 
     @classmethod
     def from_checkpoint(cls, network: Network, manifest: dict[str, Any], device: str = "cpu") -> "Denoiser":
         """The denoiser that `denoiser.model.checkpoint.load` read."""
         kept = manifest["blend"]
         blend = Blend(tuple(kept["levels"]), tuple(kept["shares"]), kept.get("nearer", 0.0))
-        denoiser = cls(network, blend, device)
-        denoiser.manifest = manifest
-        return denoiser
+        return cls(network, blend, device, manifest=manifest)
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> "Denoiser":
@@ -76,18 +80,39 @@ class Denoiser:
     @classmethod
     def train(cls, embeddings: Embeddings, recipe: Recipe | None = None) -> "Denoiser":
         """A denoiser trained on clean embeddings [n, 384], n >= 64, going on from the bundled checkpoint."""
-        return cls.load(BUNDLED_CHECKPOINT).trained(embeddings, recipe)
+        return cls.load(checkpoint.BUNDLED_CHECKPOINT).trained(embeddings, recipe)
 
-    def trained(self, embeddings: Embeddings, recipe: Recipe | None = None) -> "Denoiser":
-        """A denoiser trained on clean embeddings [n, width], n >= 64, going on from this one."""
-        clean = np.ascontiguousarray(embeddings, dtype=np.float32)
-        recipe = recipe or fine_tuning(self.network, len(clean))
-        network = train(clean, recipe, lambda *_: None, self.network)
+    def trainable(self) -> "Denoiser":
+        """This one; the bundled one in the place of an autoencoder, which cannot be trained further."""
+        autoencoder = isinstance(self.network, Autoencoder)
+        return Denoiser.load(checkpoint.BUNDLED_CHECKPOINT, self.device) if autoencoder else self
+
+    def trained(
+        self,
+        embeddings: Embeddings,
+        recipe: Recipe | None = None,
+        progress: Callable[[int, float], None] = lambda *_: None,
+    ) -> "Denoiser":
+        """A denoiser trained on clean embeddings [n, width], n >= 64, going on from this one if it is `trainable`.
+
+        `progress` is told the steps done and the loss, as in `denoiser.model.training.train`.
+        """
+        clean, start = np.ascontiguousarray(embeddings, dtype=np.float32), self.trainable()
+        recipe = recipe or fine_tuning(start.network, len(clean))
+        network = train(clean, recipe, progress, start.network)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
-        return Denoiser.from_checkpoint(network, {**trusting(self.manifest), **made}, self.device)
+        return Denoiser.from_checkpoint(network, {**trusting(start.manifest), **made}, self.device)
 
     def save(self, path: Path | str) -> None:
-        """Write a checkpoint folder, whole or not at all, that `load`, MODEL_PATH and the command line take."""
+        """Write a checkpoint folder, whole or not at all, that `load`, MODEL_PATH and the command line take.
+
+        Raises CheckpointError for an autoencoder of a .pt file.
+        """
+        if isinstance(self.network, Autoencoder):
+            raise CheckpointError(
+                f"an autoencoder cannot be written to {path} as a checkpoint folder; copy its .pt file, or save what "
+                "`trained` gives"
+            )
         checkpoint.save(Path(path), self.network, self.manifest)
 
     def denoise(self, embeddings: Embeddings, levels: Levels | None = None, mode: Mode = "neighbours") -> Embeddings:
@@ -109,11 +134,11 @@ class Denoiser:
             result = self._recalled(found, noisy, level, mode) if len(self.network.known) else found
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
-    def adapted(self, embeddings: Embeddings, noise_level: float | Literal["auto"] = "auto") -> "Denoiser":
+    def adapted(self, embeddings: Embeddings, noise_level: Level = "auto") -> "Denoiser":
         """This denoiser adapted to a store of noisy embeddings [n, width] of one noise level; see `adapted_to`."""
         return self.adapted_to((embeddings[i : i + _ROWS] for i in range(0, len(embeddings), _ROWS)), noise_level)
 
-    def adapted_to(self, chunks: Iterable[Embeddings], noise_level: float | Literal["auto"] = "auto") -> "Denoiser":
+    def adapted_to(self, chunks: Iterable[Embeddings], noise_level: Level = "auto") -> "Denoiser":
         """This denoiser adapted to a store's noisy embeddings in chunks [n, width], each read once and not kept.
 
         It trusts the network more, for it knows how the network errs on the store. Its `adaptation` is None, and
@@ -122,14 +147,11 @@ class Denoiser:
 
         def tensors() -> Iterator[tuple[Tensor, Tensor]]:
             for chunk in chunks:
-                levels = estimate_levels(chunk) if noise_level == "auto" else np.full(len(chunk), noise_level)
-                yield self._tensors(chunk, levels)
+                yield self._tensors(chunk, levels_of(chunk, noise_level))
 
         adaptation = learn(self.network, tensors())
         blend = replace(self.blend, nearer=max(self.blend.nearer, ADAPTED)) if adaptation else self.blend
-        made = Denoiser(self.network, blend, self.device, adaptation)
-        made.manifest = self.manifest
-        return made
+        return Denoiser(self.network, blend, self.device, adaptation, self.manifest)
 
     def _tensors(self, embeddings: Embeddings, levels: Levels) -> tuple[Tensor, Tensor]:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)).to(self.device)
@@ -149,18 +171,3 @@ class Denoiser:
             estimate = estimate + self.adaptation.for_search(noisy, level)
         share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)
         return self.network.blend(noisy, estimate, level, share, self.blend.nearer)
-
-    def repair(
-        self,
-        embeddings: Embeddings,
-        noise_level: float = 0.0,
-        input_noise_level: float | Literal["auto"] = "auto",
-        mode: Mode = "neighbours",
-        seed: int | None = None,
-    ) -> Embeddings:
-        """Add noise of `noise_level`, then denoise [n, width], knowing both it and the noise that was there before."""
-        before = (
-            estimate_levels(embeddings) if input_noise_level == "auto" else np.full(len(embeddings), input_noise_level)
-        )
-        noisy = add_noise(embeddings, noise_level, seed)
-        return self.denoise(noisy, np.hypot(before, noise_level), mode)

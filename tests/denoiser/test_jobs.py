@@ -17,8 +17,9 @@ from bench.ports import free_port
 from denoiser.api.app import create_app
 from denoiser.api.server import open_training
 from denoiser.api.service import Limits, Service
+from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import OffError
-from denoiser.jobs.store import Store
+from denoiser.jobs.store import Job, Store
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
@@ -161,7 +162,9 @@ def test_a_job_can_be_cancelled_once(web: httpx.Client) -> None:
     assert web.get("/jobs/nothing/events").status_code == 404
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}])
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}, {"Host": "["}]
+)
 def test_pages_of_other_sites_cannot_train_or_switch(web: httpx.Client, headers: dict[str, str]) -> None:
     assert web.post("/upload/", files={"file": b"text"}, headers=headers).status_code == 403
     assert web.post("/models/default/activate", headers=headers).status_code == 403
@@ -207,6 +210,31 @@ async def test_what_killed_workers_left_is_cleared_away_when_nothing_is_unfinish
     work.cancel()
     training.close()
     assert whole.is_dir()
+
+
+async def test_a_model_activated_after_a_job_has_ended_keeps_its_place(tmp_path: Path) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path), "127.0.0.1")
+    assert not isinstance(training, OffError)
+    switched: list[str] = []
+
+    async def switch(model: str) -> None:
+        switched.append(model)
+
+    async def begun(job: Job) -> None:
+        async with asyncio.timeout(60):
+            while not training.store.get(job.id).starts:  # noqa: ASYNC110 (another thread's work)
+                await asyncio.sleep(0.02)
+
+    job = training.store.add("team.txt", TEXT, 150)
+    work = asyncio.create_task(TrainingRoutes(training, 1, False, threading.Event()).run(switch))
+    await begun(job)
+    training.store.finish(job.id, [], training.models.base, "better")  # as its worker does
+    training.store.activate("default", training.models.base)
+    await begun(training.store.add("next.txt", TEXT, 150))
+    work.cancel()
+    await asyncio.wait([work])
+    training.close()
+    assert switched == []
 
 
 def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: MiniLM) -> None:

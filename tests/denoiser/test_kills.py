@@ -20,8 +20,7 @@ import pytest
 from bench.ports import free_port
 from denoiser.jobs.models import DEFAULT
 from denoiser.jobs.store import ENDS, Store
-from denoiser.model.checkpoint import read_manifest
-from denoiser.settings import BUNDLED_CHECKPOINT
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from tests.denoiser.texts import sentences
 from tests.servers import Server, children, running
 

@@ -17,6 +17,7 @@ from denoiser.errors import CheckpointError
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
+from denoiser.model.training import Recipe
 from tests.servers import running
 
 
@@ -49,6 +50,18 @@ def test_an_autoencoder_gives_what_it_gave_when_it_was_saved(
     given = denoiser.denoise(clean, np.full(len(clean), 0.1), "reconstruct")
     np.testing.assert_allclose(given, model(torch.from_numpy(clean)).detach().numpy(), atol=1e-6)
     np.testing.assert_array_equal(denoiser.denoise(clean, np.zeros(len(clean)), "reconstruct"), clean)
+
+
+def test_training_an_autoencoder_further_starts_from_the_bundled_checkpoint(
+    tmp_path: Path, clean: Embeddings, denoiser: Denoiser
+) -> None:
+    torch.save(Saved(384, 8, 384).state_dict(), tmp_path / "old.pt")
+    old = Denoiser.load(tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match="an autoencoder cannot be written"):
+        old.save(tmp_path / "folder")
+    one = Recipe(steps=1)
+    trained, expected = (d.trained(clean[:80], one).denoise(clean, np.full(len(clean), 0.1)) for d in (old, denoiser))
+    np.testing.assert_array_equal(trained, expected)
 
 
 class Malicious:

@@ -14,6 +14,7 @@ from denoiser.model.network import Network
 from denoiser.model.noise import add_noise
 from denoiser.model.training import Recipe
 from tests.denoiser.texts import sentences
+from tests.denoiser.vectors import cosines
 
 AT_ONCE = Recipe(steps=1)
 
@@ -27,11 +28,6 @@ def trained(denoiser: Denoiser, clean: Embeddings) -> Denoiser:
 def likely(network: Network, noisy: Embeddings, level: float) -> torch.Tensor:
     with torch.inference_mode():
         return recall(network, torch.from_numpy(noisy), torch.full((len(noisy), 1), level))[0][:, 0]
-
-
-def cosines(first: Embeddings, second: Embeddings) -> Embeddings:
-    cosine: Embeddings = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
-    return cosine
 
 
 @pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])

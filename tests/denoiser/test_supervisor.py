@@ -1,6 +1,7 @@
 """The supervisor with small processes in the place of the real worker: a death is noticed, a job is never stuck."""
 
 import asyncio
+import errno
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -90,14 +91,37 @@ async def test_what_ran_waits_again_after_a_restart(store: Store) -> None:
         await until(lambda: store.get(job.id).state == "done")
 
 
+async def test_after_a_full_disk_what_waits_is_tried_again(store: Store) -> None:
+    command, attempts = [sys.executable, "-c", f"{FINISH}; s.finish(sys.argv[2], [], None, 'done')"], list[str]()
+
+    def command_for(job: str) -> list[str]:
+        attempts.append(job)
+        if len(attempts) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return [*command, str(store.path.parent), job]
+
+    async def promoted(model: str) -> None:
+        raise AssertionError(model)
+
+    job = add(store)
+    work = asyncio.create_task(Supervisor(store, command_for, lambda: None, promoted, pause=0.01).run())
+    await until(lambda: store.get(job.id).state == "done")
+    work.cancel()
+    await asyncio.wait([work])
+    assert attempts == [job.id] * 2
+
+
 def test_only_one_job_at_a_time_and_none_ends_twice(store: Store) -> None:
     job = add(store)
     with pytest.raises(ConflictError, match=job.id):
         add(store)
     assert store.end(job.id, "cancelled", "cancelled")
+    ended, events = store.get(job.id), store.events(job.id)
     assert not store.end(job.id, "failed", "too late")
+    store.enter(job.id, "training", 10)
+    store.advance(job.id, 5, 0.5)
     store.finish(job.id, [], "base", "too late")
-    assert store.get(job.id).state == "cancelled"
+    assert (store.get(job.id), store.events(job.id)) == (ended, events)
     assert store.active("base") is None
 
 

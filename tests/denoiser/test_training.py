@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from denoiser.errors import CheckpointError, CorpusError
-from denoiser.evaluation.measures import measure, measure_quantised, methods_of, spearman
+from denoiser.evaluation.measures import measure, measure_quantised, spearman
+from denoiser.evaluation.methods import methods_of
 from denoiser.model import checkpoint
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
 from denoiser.model.neighbours import SITUATIONS, overlaps
@@ -18,7 +20,6 @@ from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ranking import choose_shares, fit_ranking
 from denoiser.model.training import Recipe, fine_tuning, train
-from denoiser.settings import BUNDLED_CHECKPOINT
 from denoiser.text.corpus import Corpus
 from denoiser.text.embeddings import count_texts, prepare
 
