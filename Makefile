@@ -60,10 +60,10 @@ test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Servi
 
 install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for CPUs, for tests and measurements (Linux, x86)
 
-test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## ask the chat contract of the vLLM engine
+test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## run the chat contract's tests against the vLLM engine
 	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/chatglm2 -m vllm
 
-test-gpu: $(VENV)/dev ## ask engine and chat contract of a GPU
+test-gpu: $(VENV)/dev ## run the engine's and the chat contract's tests on a GPU
 	$(BIN)/python -m pytest tests/chatglm2 -m gpu
 
 test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on Debian with docker.io iptables debootstrap)

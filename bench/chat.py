@@ -21,7 +21,7 @@ from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
 from chatglm2.errors import SetupError
-from chatglm2.settings import Settings
+from chatglm2.settings import read_settings
 from chatglm2.startup import find_model
 
 _console = Console(width=None if sys.stdout.isatty() else 120)
@@ -40,7 +40,7 @@ Rounds = Annotated[int, typer.Option(help="Rounds; the median of each figure cou
 Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
 
 _WAVES = 6
-"""Of requests in `pace`, for whom they take a third of a second."""
+"""Of requests in `pace`; one takes a third of a second."""
 
 Figures = dict[str, list[dict[str, float]]]
 """By contender, a row for each level."""
@@ -110,9 +110,9 @@ def pace(
     rounds: Rounds = 5,
     save: Save = None,
 ) -> None:
-    """What HTTP leaves of an engine as fast as a GPU: the service around one that computes nothing, and that one."""
+    """What the service itself costs: an engine that computes nothing, at a GPU's pace, through HTTP and directly."""
     try:
-        model = find_model(Settings())
+        model = find_model(read_settings())
     except SetupError as error:
         raise _refused(error) from None
     setup = Setup(model, "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))

@@ -16,12 +16,12 @@ from chatglm2.control import serve_control
 from chatglm2.errors import ChatError, SetupError
 from chatglm2.logs import configure
 from chatglm2.service import Call, ChatService
-from chatglm2.settings import Settings
+from chatglm2.settings import read_settings
 from chatglm2.startup import load
 
 QUICKEST_REPLY = 0.02
-"""Seconds. DJL Serving 0.36 loses a reply of one part that arrives just when it starts to wait for it (its
-ChunkedBytesSupplier says that it has ended before it holds the last part), and the client then waits for ever."""
+"""Seconds. If a reply of one part arrives just when DJL Serving 0.36 starts to wait for it, it is lost and the client
+waits for ever: DJL's ChunkedBytesSupplier says that it has ended before it holds the last part."""
 
 OPTIONS = {
     "model_id": "model",
@@ -61,10 +61,10 @@ async def start(properties: dict[str, str]) -> None:
     configure()
     given = {setting: properties[option] for option, setting in OPTIONS.items() if properties.get(option)}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = read_settings(**given)
         loaded = asyncio.get_running_loop().create_future()
         if settings.control_socket is not None:
-            control = await serve_control(loaded, settings.control_socket, _end_all)
+            control = await serve_control(loaded, settings.control_socket, settings.drain_seconds, _end_all)
         service = await asyncio.to_thread(load, settings)
     except Exception as error:
         print(f"chatglm2: {error if isinstance(error, SetupError) else repr(error)}", file=sys.stderr, flush=True)

@@ -1,17 +1,17 @@
 """Command line of the chat service: `python -m chatglm2 COMMAND`."""
 
 import asyncio
+import math
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from chatglm2.errors import SetupError
-from chatglm2.settings import Settings
+from chatglm2.settings import read_settings
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -37,42 +37,47 @@ def commands() -> None:
 @cli.command()
 def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
     """Serve HTTP without Java: the same routes and answers as behind DJL Serving."""
-    settings = _settings(model=model, host=host, port=port, dtype=dtype)
-    listener = _bind(settings.host, settings.port)
+    settings = read_settings(model=model, host=host, port=port, dtype=dtype)
+    listener = _listen(settings.host, settings.port)
     import uvicorn  # noqa: PLC0415
 
-    from chatglm2.app import create_app  # noqa: PLC0415
+    from chatglm2.app import Server, create_app  # noqa: PLC0415
     from chatglm2.logs import configure  # noqa: PLC0415
     from chatglm2.startup import load  # noqa: PLC0415
 
     configure()
-    app = create_app(load(settings), settings)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=25, server_header=False)
+    service = load(settings)
+    wait = math.ceil(settings.drain_seconds) + 2
+    app = create_app(service, settings)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait, server_header=False)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, service, settings.drain_seconds).run(sockets=[listener])
 
 
 @cli.command()
 def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
     """Serve behind DJL Serving, found in DJL_SERVING_HOME or fetched. Needs Java 17."""
-    settings = _settings(model=model, host=host, port=port, dtype=dtype)
+    settings = read_settings(model=model, host=host, port=port, dtype=dtype)
+    from chatglm2.checkpoint.native import check_readable  # noqa: PLC0415
     from chatglm2.device import choose_device  # noqa: PLC0415
     from chatglm2.djl import check_java, find_release, run  # noqa: PLC0415
     from chatglm2.startup import find_model  # noqa: PLC0415
 
     check_java()
     choose_device(settings.device)
-    _bind(settings.host, settings.port).close()
+    _listen(settings.host, settings.port).close()
     release = find_release(settings.djl_serving_home, settings.cache_dir)
-    found = {"model": str(find_model(settings)), "served_model_name": settings.served_name}
+    folder = find_model(settings)
+    check_readable(folder)
+    found = {"model": str(folder), "served_model_name": settings.served_name}
     raise typer.Exit(asyncio.run(run(release, settings.model_copy(update=found))))
 
 
 @cli.command()
 def prepare(model: Model = None) -> None:
     """Fetch and convert the model, so that the next start takes seconds."""
-    settings = _settings(model=model)
+    settings = read_settings(model=model)
     from chatglm2.startup import find_model  # noqa: PLC0415
 
     print(find_model(settings))
@@ -89,28 +94,14 @@ def convert(
     run(source, destination)
 
 
-def _settings(**given: Any) -> Settings:
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that holds the port from now on, before minutes are spent on loading. Raises SetupError."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SetupError(f"setting {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket bound before minutes are spent on loading: whether another server listens there shows now.
-
-    Clients are refused until it listens. Raises SetupError.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise SetupError(
             f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or choose another --port"
         ) from None
-    return listener
 
 
 def main() -> None:

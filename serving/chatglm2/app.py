@@ -5,17 +5,33 @@ A client that goes away cancels its request.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from chatglm2.errors import ChatError, NotFound, TooLarge, Unavailable
+from chatglm2.errors import ChatError, NotFound, Unavailable
 from chatglm2.service import Call, ChatService, Reply
 from chatglm2.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Lets running requests finish when it is stopped, and those that take too long end as the contract says."""
+
+    def __init__(self, config: uvicorn.Config, service: ChatService, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._service, self._drain_seconds = service, drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain the service while uvicorn waits for its connections."""
+        draining = asyncio.create_task(self._service.drain(self._drain_seconds))
+        await super().shutdown(sockets)
+        await draining
 
 
 def create_app(service: ChatService, settings: Settings) -> FastAPI:
@@ -26,7 +42,7 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
         yield
         await service.close()
 
-    app = FastAPI(title="chat", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="chat", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
     @app.get("/ping")
     async def ping() -> dict[str, str]:
@@ -48,12 +64,13 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
 
 
 async def _read(request: Request, most: int) -> bytes:
+    """The body, or as much of it as shows that it is longer than `most`, which the service refuses."""
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > most:
-                raise TooLarge(most)
+                break
     except ClientDisconnect:
         raise Unavailable("the client went away") from None
     return bytes(body)

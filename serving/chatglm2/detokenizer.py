@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SPACE = "▁"  # what SentencePiece writes for a space inside a piece
 BYTE_MARK = "\ufdd2"  # begins the name of an ASCII byte in converted tokenizers where the character is a piece as well
-PRIVATE_MARK = re.compile("^\ufdd0 ")  # begins the name of a special token in converted tokenizers
+MARK = "\ufdd0 "  # begins the name of a special token in converted tokenizers; their text has no other space left
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -50,7 +50,7 @@ class TokenTexts:
         if piece is not None:
             return piece.replace(SPACE, " ").encode()
         text = str(self._tokenizer.decode([token_id])) if token_id < len(self._tokenizer) else ""
-        return PRIVATE_MARK.sub("", text).encode()
+        return text.removeprefix(MARK).encode()
 
 
 def _pieces(tokenizer: "PreTrainedTokenizerBase") -> tuple[Mapping[int, bytes | str] | None, str]:

@@ -7,7 +7,6 @@ requests in flight finish before Java hears of it.
 import asyncio
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,18 +18,17 @@ import httpx
 from rich.console import Console
 from rich.progress import Progress
 
-from chatglm2.checkpoint.exclusive import alone_in
-from chatglm2.checkpoint.manifest import sha256
 from chatglm2.control import Worker
 from chatglm2.errors import SetupError
+from chatglm2.files import alone_in, sha256, whole
 from chatglm2.settings import Settings
 
 RELEASE = "https://publish.djl.ai/djl-serving/serving-0.36.0.tar"
 RELEASE_SHA256 = "f91e90522f38a8c86172c34620d88202e7222233804a240f05d10c51b72085c0"
 """Of the archive at `RELEASE`, from the Homebrew formula djl-serving."""
 
-DRAIN_SECONDS = 24
-"""SageMaker and Docker kill 30 seconds after SIGTERM."""
+_ENDING_SECONDS = 1
+"""For requests that did not finish in time to end."""
 
 FLUSH_SECONDS = 1
 """For Java to write what the worker has just finished; it drops that too when it is stopped."""
@@ -96,14 +94,14 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
         ended, gone = asyncio.create_task(server.wait()), asyncio.create_task(worker.gone())
         stop = asyncio.create_task(told.wait())
         await asyncio.wait((ended, gone, stop), return_when=asyncio.FIRST_COMPLETED)
-        finished = not stop.done() or await worker.drain(DRAIN_SECONDS)
+        finished = not stop.done() or await worker.drain(settings.drain_seconds + _ENDING_SECONDS)
         if stop.done() and worker.was_ready:
             await asyncio.sleep(FLUSH_SECONDS)
         await _end(server, ended)
         gone.cancel()
         if not stop.cancel():
             if not finished:
-                print(f"chatglm2: requests still running after {DRAIN_SECONDS} s were dropped", file=sys.stderr)
+                print(f"chatglm2: requests that ran for {settings.drain_seconds:g} s more got 503", file=sys.stderr)
             return 0 if finished else 1
         return None if worker.was_ready else 1
 
@@ -175,16 +173,11 @@ def _unpacked(archive: Path, cache: Path) -> Path:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """All of `archive` into `folder`, or nothing."""
-    partial = Path(tempfile.mkdtemp(prefix=".djl-serving-", dir=folder.parent))
     try:
-        with tarfile.open(archive) as tar:
+        with whole(folder) as partial, tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
-        partial.chmod(0o755)
-        partial.rename(folder)
     except (tarfile.TarError, OSError) as error:
         raise SetupError(f"{archive} cannot be unpacked: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fetched(cache: Path) -> Path:

@@ -78,3 +78,12 @@ class OutOfMemory(ChatError):  # noqa: N818
 
 class SetupError(Exception):
     """The service cannot start: bad settings, no model, port taken. Shown as one line, exit status 1."""
+
+
+class CheckpointError(SetupError):
+    """Files that cannot be converted, or not converted exactly: the file, what was found in it and what to do."""
+
+
+def one_line(error: Exception) -> str:
+    """What a library said, short enough for a message."""
+    return " ".join(str(error).split())[:300]

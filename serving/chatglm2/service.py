@@ -22,7 +22,7 @@ from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Una
 from chatglm2.metrics import CLIENT_LEFT, Metrics
 from chatglm2.prompt import Message, Prompter
 from chatglm2.settings import Settings
-from chatglm2.streams import merged, until
+from chatglm2.streams import Deadlines, merged
 from chatglm2.writer import Writer
 
 _SHORT_PROMPT, _TURN = 2000, 40
@@ -61,7 +61,7 @@ class ChatService:
         self._settings = settings
         self._metrics = metrics
         self._in_flight = 0
-        self._draining = False
+        self._draining, self._deadlines = False, Deadlines()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -69,14 +69,24 @@ class ChatService:
         """Whether a request sent now would be answered."""
         return not self._draining and self._engine.ready()
 
-    async def drain(self) -> None:
-        """Refuse new requests from now on, and return when those in flight have ended."""
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new requests, and return when those in flight have ended; they fail after `seconds`.
+
+        Whether all of them were answered in time.
+        """
         self._draining = True
-        await self._idle.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            self._deadlines.end()
+            await self._idle.wait()
+            return False
+        return True
 
     async def close(self) -> None:
-        """Drain, then stop the engine."""
-        await self.drain()
+        """End what is in flight, then stop the engine."""
+        await self.drain(0)
         await self._engine.close()
 
     async def handle(self, call: Call) -> Reply:
@@ -131,6 +141,12 @@ class ChatService:
             raise NotFound(f"model: {shown(request.model)} is not served here; ask for one of {known}")
         if not request.question.strip() and not self._prompter.takes_empty_question:
             raise BadRequest(f"{request.budget.prompt_field}: the question is empty; send some text")
+        context = self._engine.limits.context
+        if len(request.messages) > context:
+            raise BadRequest(
+                f"{request.budget.prompt_field}: {len(request.messages)} messages do not fit the context of {context} "
+                "tokens; send fewer"
+            )
 
     async def _stream(
         self, request: ChatRequest, first: list[Change], changes: AsyncGenerator[list[Change], None], request_id: str
@@ -182,7 +198,9 @@ class ChatService:
         self, number: int, prompt: list[int], sampling: Sampling, stop: tuple[str, ...], deadline: float
     ) -> AsyncGenerator[list[Change], None]:
         writer = Writer(number, len(prompt), self._tokens, stop)
-        steps = self._metrics.watched(len(prompt), until(deadline, self._engine.generate(prompt, sampling)))
+        steps = self._metrics.watched(
+            len(prompt), self._deadlines.until(deadline, self._engine.generate(prompt, sampling))
+        )
         async with contextlib.aclosing(steps):
             async for made in steps:
                 if changes := writer.take(made):
@@ -197,6 +215,8 @@ class ChatService:
         if self._draining:
             raise Unavailable("the service is shutting down; send the request again to another instance")
         places = self._settings.max_running + self._settings.max_waiting
+        if number > places:
+            raise BadRequest(f"n: got {number}, but this service answers {places} at once; ask for fewer")
         if self._in_flight + number > places:
             raise Busy(f"all {places} places are taken; try again in a few seconds", retry_after=5)
         self._in_flight += number

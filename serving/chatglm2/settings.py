@@ -1,13 +1,15 @@
 """All settings of the chat service, read once from the environment (and command line) into one frozen object.
 
-Nothing else in the package reads the environment.
+Nothing else in the package reads settings from the environment.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chatglm2.errors import SetupError
 
 DEFAULT_CACHE_TOKENS = 32768
 DEFAULT_BATCH_TOKENS = 1024
@@ -59,6 +61,8 @@ class Settings(BaseSettings):
     """Requests waiting for a place in it; one more is refused with 429."""
     deadline_seconds: float = Field(300.0, gt=0)
     """Longest a request may take."""
+    drain_seconds: float = Field(24.0, ge=0)
+    """How long running requests may still take after SIGTERM. SageMaker and Docker kill 30 seconds after it."""
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """`auto` is vLLM where it is installed and the model runs on a GPU."""
@@ -90,3 +94,12 @@ class Settings(BaseSettings):
         name = self.served_name.lower().rstrip("/")
         names = ["chatglm2", "chatglm2-6b", name.rsplit("/", 1)[-1]]
         return list(dict.fromkeys(names if name.startswith(("/", ".", "~")) else [*names, name]))
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings, of which those in `given` that are not None go before the environment. Raises SetupError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetupError(f"setting {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import structlog
 
-from chatglm2.checkpoint.native import check_readable
 from chatglm2.checkpoint.source import resolve
 from chatglm2.device import Device, choose_device
 from chatglm2.engines.base import Engine
-from chatglm2.errors import SetupError
+from chatglm2.errors import SetupError, one_line
 from chatglm2.metrics import Metrics
 from chatglm2.service import ChatService
 from chatglm2.settings import DEFAULT_BATCH_TOKENS, DEFAULT_CACHE_TOKENS, Settings
@@ -23,9 +22,7 @@ log = structlog.get_logger()
 
 def find_model(settings: Settings) -> Path:
     """Folder of the native checkpoint; fetching or converting it may take minutes. Raises SetupError."""
-    folder = resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
-    check_readable(folder)
-    return folder
+    return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
 
 
 def vllm_built_for() -> Device | None:
@@ -99,6 +96,7 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     device = choose_device(settings.device)
     kind = choose_engine(settings, device, vllm_built_for())
     path = find_model(settings)
+    from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     dtype = settings.dtype if settings.dtype != "auto" else "float16" if device == "cuda" else "float32"
@@ -106,9 +104,8 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         engine = load_kind(settings, path, dtype, device)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {one_line(error)}") from error
     log.info("model loaded", model=settings.model or "embedded", engine=kind, device=device, dtype=dtype)
     return engine, tokenizer
 
@@ -156,5 +153,4 @@ def _load_vllm(settings: Settings, path: Path, dtype: str, device: Device) -> En
     try:
         return VllmEngine(path, dtype, sizes)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SetupError(f"vLLM did not start ({reason}); its own messages are above") from error
+        raise SetupError(f"vLLM did not start ({one_line(error)}); its own messages are above") from error

@@ -1,5 +1,6 @@
 """What the FastAPI adapter does beside the contract: limits, cancelled requests, an orderly end, a taken port."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,6 +80,10 @@ def test_deadline_is_504() -> None:
     )
     assert late.status_code == 504
     assert late.json()["code"] == 504
+    messages = [{"role": "user", "content": "Hi"}]
+    stream = service.post(json.dumps({"messages": messages, "stream": True, "temperature": 0}).encode()).text
+    error = json.loads(stream.strip().rsplit("data: ", 1)[-1])["error"]
+    assert error == {"message": late.json()["error"], "code": 504}
     short = json.dumps(SHORT).encode()  # has the same deadline
     assert any(service.post(short).status_code == 200 for _ in range(30))
     service.close()
@@ -112,6 +118,47 @@ def test_sigterm_lets_a_running_request_finish(tmp_path: Path) -> None:
         assert chat.process.wait(40) == 0
 
 
+def test_what_takes_longer_than_the_shutdown_ends_with_503(tmp_path: Path) -> None:
+    choice = {"max_new_tokens": 4000, "do_sample": False, "repetition_penalty": 2.0}
+    streamed = LONG | {"parameters": choice | {"stream": True}}
+    with servers.chat("serve", tmp_path / "log", {"CHAT_DRAIN_SECONDS": "1"}) as chat, ThreadPoolExecutor() as client:
+        whole = client.submit(chat.post, "/invocations", LONG | {"parameters": choice})
+        with httpx.stream("POST", f"{chat.url}/invocations", json=streamed, timeout=60) as response:
+            lines = response.iter_lines()
+            assert json.loads(next(lines))["delta"]
+            chat.process.terminate()
+            assert json.loads([*lines][-1])["code"] == 503
+        assert whole.result().status_code == whole.result().json()["code"] == 503
+        assert chat.process.wait(40) == 0
+        assert "Traceback" not in chat.log.read_text()
+
+
+def test_a_route_with_a_slash_more_is_404(strict: servers.Server) -> None:
+    assert strict.post("/invocations/", SHORT, headers=KEY).json()["code"] == 404
+
+
+def test_another_server_cannot_take_the_port_while_the_model_loads(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "chatglm2", "serve", "--port", str(port)]
+    with servers.started(command, tmp_path / "log", port) as chat:
+        servers.wait_until(lambda: listens(port))
+        assert f"127.0.0.1:{port}" in failing("serve", "--port", str(port))
+        chat.wait_healthy()
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def test_more_answers_than_there_are_places_are_refused_for_good(strict: servers.Server) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "n": 2}
+    refused = strict.post("/v1/chat/completions", body, headers=KEY)
+    assert refused.status_code == 400
+    assert "n: got 2" in refused.json()["error"]
+
+
 def failing(*arguments: str) -> str:
     """What a command that must fail prints."""
     done = subprocess.run([sys.executable, "-m", "chatglm2", *arguments], capture_output=True, text=True, check=False)
@@ -143,7 +190,7 @@ def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
     os.truncate(tmp_path / "model" / "model.safetensors", 1000)
     message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path / "model"))
     assert message.count("\n") == 1
-    assert "model.safetensors cannot be read" in message
+    assert "cannot be loaded" in message
 
 
 def test_unusable_setting_is_said_in_one_line() -> None:

@@ -152,10 +152,21 @@ def test_stream_adds_up_to_the_whole_answer(chat: Server) -> None:
     assert lines[-1] == whole | {"delta": lines[-1]["delta"]}
 
 
+def test_lines_of_a_stream_end_where_clients_end_lines(chat: Server) -> None:
+    history = [["one\u2028two\x85three", "four\u2029"]]
+    body = {"inputs": QUESTION, "history": history, "parameters": GREEDY | {"stream": True}}
+    with httpx.stream("POST", f"{chat.url}/invocations", json=body, timeout=120) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+    assert lines[-1]["history"][:1] == history
+
+
 UNUSABLE: list[tuple[str, str, list[str]]] = [
     ("not JSON", "{", ["not JSON"]),
     ("empty", "", ["empty"]),
     ("not an object", "[1]", ["a list", "object"]),
+    ("a string", '"my prompt"', ["a string", "object"]),
+    ("messages that are numbers", '{"messages": [1]}', ["messages[0]", "object", "a number"]),
+    ("more messages than the context has tokens", json.dumps({"inputs": "a", "history": [["", ""]] * 9000}), ["18001"]),
     ("no inputs", '{"input": "a"}', ["inputs", "missing"]),
     ("inputs of a wrong type", '{"inputs": 7}', ["inputs", "string", "number"]),
     ("empty prompt", '{"inputs": ""}', ["inputs", "empty"]),

@@ -23,10 +23,12 @@ def test_requests_and_tokens_are_counted(chat: Server) -> None:
     before = read(chat)
     usage = chat.post("/invocations", ASK).json()["usage"]
     chat.post("/invocations", {"inputs": 3})
+    chat.post("/invocations", {"inputs": "a" * 3_000_000})
     after = read(chat)
     grown = {name: after[name] - before.get(name, 0) for name in after}
     assert grown["chat_requests_total 200"] == 1
     assert grown["chat_requests_total 400"] == 1
+    assert grown["chat_requests_total 413"] == 1
     assert grown["chat_prompt_tokens_total"] == usage["prompt_tokens"]
     assert grown["chat_new_tokens_total"] == usage["completion_tokens"]
     assert grown["chat_first_token_seconds_count"] == 1

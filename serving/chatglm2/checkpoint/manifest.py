@@ -1,11 +1,11 @@
 """The record in every converted folder of the files it was made from, and whether a folder still matches them."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
+from chatglm2.files import sha256
 
 MANIFEST = "conversion.json"
 VERSION = 1  # of the native files; folders made by another version are made again
@@ -48,9 +48,3 @@ def _same(path: Path, recorded: dict[str, Any]) -> bool:
     if facts.items() <= recorded.items():
         return True
     return bool(facts["size"] == recorded["size"] and sha256(path) == recorded["sha256"])
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file of any size, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

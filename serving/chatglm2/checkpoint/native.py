@@ -4,8 +4,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.index import list_shards
+from chatglm2.errors import CheckpointError
 
 
 def check_readable(folder: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
 
 # Switches of the network: (key, the only value that is converted, what the original assumes where the key is missing).
 SWITCHES = (

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from chatglm2.checkpoint.exclusive import alone_in
 from chatglm2.errors import SetupError
+from chatglm2.files import alone_in
 
 RECORD = ".s3.json"
 """ETags of the files in a folder, by name."""

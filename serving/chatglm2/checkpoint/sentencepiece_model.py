@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
 
 Value = int | bytes
 BPE = 2  # TrainerSpec.ModelType

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
 
 LFS_POINTER = b"version https://git-lfs"
 

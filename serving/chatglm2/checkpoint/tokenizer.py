@@ -13,11 +13,10 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.sentencepiece_model import BPE, Piece, PieceType, SentencePieceModel, read_sentencepiece
-from chatglm2.detokenizer import BYTE_MARK, SPACE
+from chatglm2.detokenizer import BYTE_MARK, MARK, SPACE
+from chatglm2.errors import CheckpointError
 
-MARK = "\ufdd0 "  # begins the name of every special token; normalized text has no other space left
 SPACE_IN_DECODER = f"\ufdd1{SPACE}"  # keeps a space apart from a SPACE character spelled in bytes
 PRIVATE = re.compile(f"[\ufdd0\ufdd1{BYTE_MARK}]")
 RESERVED = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.original import OriginalConfig
+from chatglm2.errors import CheckpointError
 
 ROTARY = "transformer.rotary_pos_emb.inv_freq"  # computed from the config instead
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -9,6 +9,7 @@ from chatglm2.errors import BadRequest
 from chatglm2.prompt import Message
 
 _MIN_TEMPERATURE = 1e-4
+_LINE_ENDS = "\x85\u2028\u2029"  # JSON allows them in a string; str.splitlines ends lines there
 
 
 def is_sampled(temperature: float, top_p: float) -> bool:
@@ -162,5 +163,9 @@ def usage(results: list[Result]) -> dict[str, int]:
 
 
 def to_json(value: dict[str, Any]) -> str:
-    """One line of JSON, with characters as they are."""
-    return json.dumps(value, ensure_ascii=False)
+    """One line of JSON, with characters as they are but for those at which some clients end a line."""
+    text = json.dumps(value, ensure_ascii=False)
+    for character in _LINE_ENDS:
+        if character in text:
+            text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

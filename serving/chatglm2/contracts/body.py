@@ -34,7 +34,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise BadRequest("the body is not usable JSON: a number is too long or the nesting too deep") from None
     if not isinstance(fields, dict):
-        raise BadRequest(f"the body is {shown(fields)}; send a JSON object")
+        raise BadRequest(f"the body is {kind(fields)}; send a JSON object")
     return fields
 
 
@@ -59,7 +59,7 @@ def validated(
 
 def _explain(error: ErrorDetails, contract: type[Contract], private: frozenset[str]) -> str:
     """One line for pydantic's first complaint, which is about a field of `contract` or the whole of it."""
-    message = error["msg"].removeprefix("Value error, ")
+    message = "should be an object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
     *parents, last = error["loc"]

@@ -5,7 +5,7 @@ What this service cannot do is refused by name, never ignored.
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from chatglm2.contracts.base import Budget, ChatRequest, is_sampled
 from chatglm2.contracts.body import Contract, Seed, StopStrings, Text, default, kind, shown, validated
@@ -126,7 +126,7 @@ class ResponseFormat(Contract):
 class ChatBody(Contract):
     """The body of a chat completion, with the defaults of the API reference."""
 
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
+    messages: Annotated[list[MessageBody], Field(min_length=1), FailFast()]
     model: Annotated[Text, Field(min_length=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

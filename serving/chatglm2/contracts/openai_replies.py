@@ -54,8 +54,8 @@ class OpenAIReplies:
         return (last if self.include_usage else "") + "data: [DONE]\n\n"
 
     def failure(self, body: dict[str, object]) -> str:
-        """The error as an event, which the client raises."""
-        return _event(body)
+        """The error as an event, which the client raises with its message."""
+        return _event({"error": {"message": body["error"], "code": body["code"]}})
 
     def _chunk(
         self, index: int, delta: dict[str, Any], scored: tuple[ScoredToken, ...] = (), finish: str | None = None

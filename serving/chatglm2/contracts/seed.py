@@ -6,7 +6,7 @@ Defaults are those of ChatGLM2's own chat call. `top_k` is 50 there too: transfo
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, FailFast, Field
 
 from chatglm2.contracts.base import Budget, Change, ChatRequest, Result, is_sampled, to_json, usage
 from chatglm2.contracts.body import Contract, Seed, StopStrings, Text, default, shown, validated
@@ -89,7 +89,7 @@ class SeedBody(Contract):
 
     inputs: Text
     parameters: Annotated[Parameters, default(Parameters())] = Parameters()
-    history: Annotated[list[Turn], default([])] = Field(default_factory=list)
+    history: Annotated[list[Turn], FailFast(), default([])] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

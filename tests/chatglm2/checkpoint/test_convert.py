@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from chatglm2.checkpoint.convert import convert
-from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.original import is_original
+from chatglm2.errors import CheckpointError
 from tests.chatglm2.checkpoint.tiny import CONFIG, original_tensors, write_original
 
 LAYER, NATIVE_LAYER = "transformer.encoder.layers.1.", "model.layers.1."

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from chatglm2.checkpoint.errors import CheckpointError
 from chatglm2.checkpoint.index import INDEXES
 from chatglm2.checkpoint.native import check_readable
+from chatglm2.errors import CheckpointError
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatglm2.checkpoint.convert import convert
-from chatglm2.checkpoint.errors import CheckpointError
+from chatglm2.errors import CheckpointError
 from tests.chatglm2.checkpoint.tiny import CONFIG, train_sentencepiece, write_shard
 
 LAYER = "transformer.encoder.layers.0."

@@ -8,7 +8,8 @@ from jinja2 import TemplateError
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
-from chatglm2.checkpoint.tokenizer import APPENDED, MARK, PREFIX, RESERVED
+from chatglm2.checkpoint.tokenizer import APPENDED, PREFIX, RESERVED
+from chatglm2.detokenizer import MARK
 from tests.chatglm2.checkpoint.tiny import FRAGMENTS, hard_texts, is_private
 
 TEXTS = 20_000

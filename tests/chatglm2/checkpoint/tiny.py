@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from chatglm2.checkpoint.original import OriginalConfig
-from chatglm2.checkpoint.tokenizer import APPENDED, MARK, PREFIX, RESERVED
+from chatglm2.checkpoint.tokenizer import APPENDED, PREFIX, RESERVED
 from chatglm2.checkpoint.weights import ROTARY, original_shapes
+from chatglm2.detokenizer import MARK
 
 CONFIG: dict[str, Any] = {
     "model_type": "chatglm",
