@@ -101,7 +101,7 @@ async def _serve(release: Path, settings: Settings, told: asyncio.Event) -> int 
         gone.cancel()
         if not stop.cancel():
             if not finished:
-                print(f"chatglm2: requests that ran for {settings.drain_seconds:g} s more got 503", file=sys.stderr)
+                print("chatglm2: the worker did not end its requests in time; they were dropped", file=sys.stderr)
             return 0 if finished else 1
         return None if worker.was_ready else 1
 

@@ -69,20 +69,16 @@ class ChatService:
         """Whether a request sent now would be answered."""
         return not self._draining and self._engine.ready()
 
-    async def drain(self, seconds: float) -> bool:
-        """Refuse new requests, and return when those in flight have ended; they fail after `seconds`.
-
-        Whether all of them were answered in time.
-        """
+    async def drain(self, seconds: float) -> None:
+        """Refuse new requests, and return when those in flight have ended; they fail after `seconds`."""
         self._draining = True
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
+            log.warning("shutting down before all answers have ended", answers=self._in_flight)
             self._deadlines.end()
             await self._idle.wait()
-            return False
-        return True
 
     async def close(self) -> None:
         """End what is in flight, then stop the engine."""

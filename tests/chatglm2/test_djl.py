@@ -131,6 +131,20 @@ def test_sigterm_lets_a_running_request_finish(djl: Server) -> None:
     assert djl.process.wait(40) == 0
 
 
+def test_what_takes_longer_than_the_shutdown_ends_with_503(tmp_path: Path) -> None:
+    require_djl()
+    body = LONG | {
+        "parameters": {"max_new_tokens": 4000, "do_sample": False, "repetition_penalty": 2.0, "stream": True}
+    }
+    with servers.chat("djl", tmp_path / "log", {"CHAT_DRAIN_SECONDS": "1"}) as server:
+        with httpx.stream("POST", f"{server.url}/invocations", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            assert json.loads(next(lines))["delta"]
+            server.process.terminate()
+            assert json.loads([*lines][-1])["code"] == 503
+        assert server.process.wait(40) == 0
+
+
 def status_after_drain_began(djl: Server) -> int:
     """The first status other than 200; 200 if requests are still taken after a minute."""
     limit = time.monotonic() + 60
