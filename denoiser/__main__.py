@@ -22,7 +22,7 @@ def train(
     text: Annotated[list[Path] | None, typer.Option(help="UTF-8 text to train on instead; repeatable.")] = None,
     per_source: Annotated[int, typer.Option(min=1, help="Sentences from each package, times its weight.")] = PER_SOURCE,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = TRAINING_STEPS,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same checkpoint.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same checkpoint.")] = 0,
 ) -> None:
     """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
     from denoiser.commands import train_checkpoint  # noqa: PLC0415
@@ -40,7 +40,7 @@ def denoise(
     target: Annotated[Path, typer.Argument(help="File of the same format to write.")],
     model: ModelPath = None,
     noise_level: Annotated[
-        float | None, typer.Option(min=0, max=10, help="Standard deviation of the noise [estimated].")
+        float | None, typer.Option(min=0, max=10, help="Standard deviation of the noise; estimated without it.")
     ] = None,
     mode: Annotated[Mode, typer.Option(help="For search, or for the smallest squared error.")] = "neighbours",
     column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",

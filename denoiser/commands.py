@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from denoiser.errors import CorpusError, FileError
 from denoiser.evaluation import report
 from denoiser.evaluation.measures import (
     LEVELS,
@@ -22,8 +20,11 @@ from denoiser.evaluation.measures import (
     measure_quantised,
 )
 from denoiser.evaluation.methods import Method, methods_of, train_autoencoder
+from denoiser.evaluation.own import own_sets
+from denoiser.evaluation.plots import check_plots, draw_sweep
+from denoiser.evaluation.report import Measured
 from denoiser.files.batch import Options, denoise_file
-from denoiser.files.formats import open_vectors
+from denoiser.files.outputs import try_file
 from denoiser.model import checkpoint
 from denoiser.model.adaptation import FEWEST as FEWEST_ADAPTED_TO
 from denoiser.model.adaptation import Adaptation
@@ -36,13 +37,11 @@ from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
 from denoiser.text.corpus import Corpus, from_files, from_packages
 from denoiser.text.embeddings import Data, count_texts, prepare
-from denoiser.text.plain import read_sentences
 from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FIGURES_LEVEL = 0.1
-FEWEST_MEASURED = 50
 
 
 def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpus:
@@ -78,6 +77,7 @@ def _trust(network: Network, development: dict[str, Embeddings], seed: int) -> d
 
 def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: int, recipe: Recipe) -> dict[str, Any]:
     """Train on text files (or on packages when there are none) and write a checkpoint; returns its manifest."""
+    checkpoint.check_target(output)
     prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache)
     network = _train(prepared.training, recipe)
     blend = _trust(network, prepared.development, recipe.seed)
@@ -107,6 +107,13 @@ class Outputs:
     figures: Path | None = None
     plot: Path | None = None
 
+    def check(self) -> None:
+        """Raises DenoiserError for one that cannot be written."""
+        if self.plot:
+            check_plots()
+        for path in filter(None, (self.markdown, self.figures, self.plot)):
+            try_file(path)
+
 
 def denoise_vectors(source: Path, target: Path, model: Path, **options: Any) -> None:
     """Denoise a file of vectors with a checkpoint, with progress. Raises FileError, CheckpointError."""
@@ -132,31 +139,12 @@ def _describe(adaptation: Adaptation | None) -> str:
     return f"adapted to {adaptation.rows} vectors of noise level {adaptation.level:.3f}"
 
 
-def _read_all(path: Path, column: str) -> Embeddings:
-    vectors: Embeddings = np.concatenate(list(open_vectors(path, column).chunks()))
-    return vectors
-
-
-def _own_sets(texts: list[Path], vectors: list[Path], column: str, width: int) -> dict[str, Embeddings]:
-    sets = {path.name: _read_all(path, column) for path in vectors}
-    for path in texts:
-        sentences = read_sentences(path)
-        with tracking(f"encoding {path.name}", len(sentences)) as advance:
-            sets[path.name] = MiniLM(find_model()).encode_corpus(sentences, lambda done: advance(done, "sentences"))
-    for name, clean in sets.items():
-        if clean.shape[1] != width:
-            raise FileError(f"{name} has rows of {clean.shape[1]} numbers; the model takes {width}")
-        if len(clean) < FEWEST_MEASURED:
-            raise CorpusError(f"{name} has {len(clean)} vectors; at least {FEWEST_MEASURED} are needed to measure")
-    return sets
-
-
 def evaluate_own(path: Path, texts: list[Path], vectors: list[Path], column: str, outputs: Outputs) -> None:
     """Measure a checkpoint on the user's own text and clean vectors at every noise level, and report."""
-    network, manifest = checkpoint.load(path)
-    denoiser = Denoiser.from_checkpoint(network, manifest)
-    sets = _own_sets(texts, vectors, column, denoiser.width)
-    _report(sets, denoiser, methods_of(denoiser), manifest, outputs)
+    outputs.check()
+    denoiser = Denoiser.load(path)
+    sets = own_sets(texts, vectors, column, denoiser.width)
+    _report(sets, denoiser, methods_of(denoiser), outputs, own=True)
     say(f"measured {', '.join(sets)}")
 
 
@@ -168,10 +156,11 @@ def _report(
     sets: dict[str, Embeddings],
     denoiser: Denoiser,
     methods: dict[str, Method],
-    manifest: dict[str, Any],
     outputs: Outputs,
+    *,
+    own: bool,
 ) -> None:
-    seed = _seed(manifest)
+    seed = _seed(denoiser.manifest)
     measures: list[Measure] = []
     with tracking("evaluating", len(LEVELS) * len(sets)) as advance:
         for domain, clean in sets.items():
@@ -183,22 +172,21 @@ def _report(
         for domain in sets:
             adapted.extend(measure_adapted(domain, sets, report.SHOWN_LEVEL, denoiser, seed))
             advance(1, "sets")
-    described = {"training_sentences": 0, **manifest}
     quantised = [found for domain, clean in sets.items() for found in measure_quantised(domain, clean, denoiser)]
-    text = report.markdown(measures, {d: len(e) for d, e in sets.items()}, described, adapted, quantised)
-    report.write(text, as_json(measures), outputs.markdown, outputs.figures)
+    measured = Measured({d: len(e) for d, e in sets.items()}, own, measures, adapted, quantised)
+    report.write(report.markdown(measured, denoiser.manifest), as_json(measures), outputs.markdown, outputs.figures)
     if outputs.plot:
-        from denoiser.evaluation.plots import draw_sweep  # noqa: PLC0415
-
         draw_sweep(measures, outputs.plot)
 
 
 def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     """Measure a checkpoint on the held-out sets at every noise level, and report."""
+    outputs.check()
     network, manifest = checkpoint.load(path)
     seed = _seed(manifest)
     prepared = _prepare(_corpus([], cache, manifest.get("per_source") or PER_SOURCE, seed), cache)
     autoencoder = train_autoencoder(prepared.training, seed)
     denoiser = Denoiser.from_checkpoint(network, manifest)
-    _report(prepared.evaluation, denoiser, methods_of(denoiser, {"autoencoder": autoencoder}), manifest, outputs)
+    methods = methods_of(denoiser, {"autoencoder": autoencoder})
+    _report(prepared.evaluation, denoiser, methods, outputs, own=False)
     say(f"measured {len(prepared.evaluation)} sets ({IN_DOMAIN} and unfamiliar)")

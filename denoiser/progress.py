@@ -12,7 +12,7 @@ Advance = Callable[[int, str], None]
 
 def say(line: str) -> None:
     """One line about what was done."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
 
 
 @contextlib.contextmanager
@@ -22,8 +22,9 @@ def tracking(what: str, total: int) -> Iterator[Advance]:
     if not console.is_terminal:
         yield _plain(what, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
+    name, note = (TextColumn(shown, markup=False) for shown in ("{task.description}", "{task.fields[note]}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(name, BarColumn(), MofNCompleteColumn(), *times, note, console=console) as bar:
         task = bar.add_task(what, total=total, note="")
         yield lambda done, note: bar.update(task, advance=done, note=note)
 

@@ -5,7 +5,7 @@ Nothing here blocks the event loop.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from denoiser.api.batching import Admission, in_passing_thread
-from denoiser.api.gate import OPEN_PAGES, Gate, read_limited, refusal
+from denoiser.api.gate import OPEN_PAGES, OPENAI_ROUTE, Gate, invalid, read_limited, refusal, unless_gone
 from denoiser.api.metrics import Metrics
 from denoiser.api.schemas import (
     Body,
@@ -30,21 +32,22 @@ from denoiser.api.schemas import (
     Message,
     OpenAIEmbeddingsReply,
     OpenAIEmbeddingsRequest,
-    Refusal,
+    OpenAIRefusal,
     TextRequest,
+    refusals,
 )
 from denoiser.api.service import Reply, Service
 from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import DenoiserError, NotReadyError, OffError
-from denoiser.jobs.models import Models
 from denoiser.jobs.training import Training
 from denoiser.model.denoise import Denoiser
 from denoiser.settings import Settings
 
 CONSOLE = Path(__file__).parent / "console"
 BODIES_IN_MEMORY = 4  # as many of the largest size
+_UNUSABLE = (408, 413, 415, 422, 429, 503)
 _log = structlog.get_logger()
-_Answer = Callable[[Service, bytes], Awaitable[Reply]]
+_Answer = Callable[[Service, bytes], Coroutine[Any, Any, Reply]]
 
 
 def body_schema(*kinds: type[Body]) -> dict[str, Any]:
@@ -105,23 +108,34 @@ class _Routes:
             if self.service is None:
                 raise NotReadyError("no model is loaded yet; ask /health and try again")
             with self.admission.place():
-                reply = await answer(self.service, body)
+                reply = await unless_gone(request, answer(self.service, body))
         self.metrics.rows.inc(reply.rows)
         return Response(reply.body, media_type="application/json")
 
 
-def _add_routes(app: FastAPI, routes: _Routes) -> None:
+def _add_open_routes(app: FastAPI, routes: _Routes) -> None:
     app.get("/", response_model=Message)(routes.root)
     app.get("/health", response_model=Health)(routes.health)
     app.get("/ping", response_model=Health, responses={503: {"model": Health}})(routes.ping)
-    app.get("/metrics", response_class=Response)(routes.exposition)
-    denoise = partial(app.post, response_model=DenoiseReply)
+
+
+def _router(routes: _Routes) -> APIRouter:
+    router = APIRouter()
+    page: dict[int | str, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+    router.get("/metrics", response_class=Response, responses=page)(routes.exposition)
+    post = partial(router.post, responses=refusals(*_UNUSABLE))
+    denoise = partial(post, response_model=DenoiseReply)
     denoise("/denoise/text", openapi_extra=body_schema(TextRequest))(routes.text)
     denoise("/denoise/embedding", openapi_extra=body_schema(EmbeddingRequest))(routes.embedding)
     denoise("/invocations", openapi_extra=body_schema(TextRequest, EmbeddingRequest))(routes.invocations)
-    app.post("/compare", response_model=CompareReply, openapi_extra=body_schema(CompareRequest))(routes.compare)
-    openai = body_schema(OpenAIEmbeddingsRequest)
-    app.post("/v1/embeddings", response_model=OpenAIEmbeddingsReply, openapi_extra=openai)(routes.openai)
+    post("/compare", response_model=CompareReply, openapi_extra=body_schema(CompareRequest))(routes.compare)
+    router.post(
+        OPENAI_ROUTE,
+        response_model=OpenAIEmbeddingsReply,
+        responses=refusals(*_UNUSABLE, body=OpenAIRefusal),
+        openapi_extra=body_schema(OpenAIEmbeddingsRequest),
+    )(routes.openai)
+    return router
 
 
 NO_TRAINING = OffError("uploads and model switching are off: this app has no data folder")
@@ -129,11 +143,15 @@ NO_TRAINING = OffError("uploads and model switching are off: this app has no dat
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What training needs: jobs and models (or why they are off), how to open a model, and the end of the server."""
+    """What training needs: jobs and models (or why they are off), how to open a model, and the end of the server.
+
+    `closed` says why jobs and models can only be read.
+    """
 
     training: Training | OffError = NO_TRAINING
     open_model: Callable[[Path], Denoiser] | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
+    closed: OffError | None = None
 
 
 def create_app(
@@ -145,7 +163,7 @@ def create_app(
     """The app. `load` runs in a thread once the app has started; when it raises, `on_failure` is told."""
     routes, parts = _Routes(settings), parts or TrainingParts()
     has_key = settings.required_key is not None
-    training = TrainingRoutes(parts.training, settings.max_upload_bytes, has_key, parts.stopping)
+    training = TrainingRoutes(parts.training, settings.max_upload_bytes, has_key, parts.stopping, parts.closed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -157,12 +175,15 @@ def create_app(
         if routes.service:
             routes.service.close()
 
-    app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses={422: {"model": Refusal}})
-    _add_routes(app, routes)
-    app.include_router(training.router())
+    app = FastAPI(title="Embedding denoiser", lifespan=lifespan, responses=refusals(422))
+    _add_open_routes(app, routes)
+    for router in (_router(routes), training.router()):
+        key = [Depends(HTTPBearer(auto_error=False))] if has_key else []  # for /docs; it is the gate that asks for it
+        app.include_router(router, dependencies=key, responses=refusals(401) if has_key else None)
     app.mount(OPEN_PAGES, StaticFiles(directory=CONSOLE, html=True))
     app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
     app.exception_handler(DenoiserError)(refusal)
+    app.exception_handler(RequestValidationError)(invalid)
     return app
 
 
@@ -171,15 +192,13 @@ async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Ser
     routes.service = service = await in_passing_thread(load)
     _log.info("ready", device=service.denoiser.device)
     if not isinstance(parts.training, OffError) and parts.open_model:
-        await training.run(_switch_of(service, parts.training.models, parts.open_model))
+        await training.run(_switch_of(service, parts.open_model))
 
 
-def _switch_of(
-    service: Service, models: Models, open_model: Callable[[Path], Denoiser]
-) -> Callable[[str], Awaitable[None]]:
-    async def switch(model: str) -> None:
-        service.switch(await in_passing_thread(lambda: open_model(models.find(model))))
-        _log.info("switched", model=model)
+def _switch_of(service: Service, open_model: Callable[[Path], Denoiser]) -> Callable[[Path], Awaitable[None]]:
+    async def switch(path: Path) -> None:
+        service.switch(await in_passing_thread(lambda: open_model(path)))
+        _log.info("switched", model=path.name)
 
     return switch
 

@@ -8,35 +8,48 @@ import hmac
 import ipaddress
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from denoiser.api.metrics import Metrics
 from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyError, SlowError, TooLargeError
 
+OPENAI_ROUTE = "/v1/embeddings"
 OPEN_ROUTES = ("/", "/health", "/ping")
 OPEN_PAGES = "/console"  # the page and its files hold nothing; what they ask for needs the key
 BODY_SECONDS = 60
 GONE = 499  # nginx's status for a client that went away; HTTP has none
 _log = structlog.get_logger()
+Result = TypeVar("Result")
 Next = Callable[[Request], Awaitable[Response]]
 
 
-def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error in FastAPI's shape."""
-    return JSONResponse({"detail": detail}, status, headers)
+def refuse(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error in FastAPI's shape, and also in OpenAI's on its route, where its clients look for nothing else."""
+    openai = {"error": {"message": detail, "code": status}} if request.url.path == OPENAI_ROUTE else {}
+    return JSONResponse({"detail": detail, **openai}, status, headers)
 
 
-def refusal(_: Request, error: Exception) -> Response:
+def refusal(request: Request, error: Exception) -> Response:
     """The reply to a DenoiserError."""
     status = error.status if isinstance(error, DenoiserError) else 500
-    return refuse(status, str(error), {"Retry-After": "1"} if isinstance(error, BusyError | NotReadyError) else None)
+    headers = {"Retry-After": "1"} if isinstance(error, BusyError | NotReadyError) else None
+    return refuse(request, status, str(error), headers)
+
+
+def invalid(request: Request, error: RequestValidationError) -> Response:
+    """The reply to a parameter in the path or query that cannot be used, in one line as every other refusal."""
+    first = error.errors()[0]
+    allowed = "send true or false" if first["type"] == "bool_parsing" else first["msg"]
+    return refuse(request, 422, f"{first['loc'][-1]} is {first['input']!r:.60}; {allowed}")
 
 
 def is_local(host: str) -> bool:
@@ -96,6 +109,24 @@ async def read_limited(
     return b"".join(pieces)
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, once the body has been read. Raises ClientDisconnect, the work cancelled."""
+    task, gone = asyncio.create_task(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+def _unauthorised(request: Request) -> Response:
+    detail = "this route needs the header Authorization: Bearer <API_KEY>"
+    return refuse(request, 401, detail, {"WWW-Authenticate": "Bearer"})
+
+
 class Gate:
     """The middleware of one app."""
 
@@ -107,12 +138,12 @@ class Gate:
         start, request_id = time.perf_counter(), uuid.uuid4().hex
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            response = await call_next(request) if self._allowed(request) else self._unauthorised()
+            response = await call_next(request) if self._allowed(request) else _unauthorised(request)
         except ClientDisconnect:
-            response = refuse(GONE, "the client went away")
+            response = refuse(request, GONE, "the client went away")
         except Exception:
             _log.exception("bug")
-            response = refuse(500, f"internal error; the log has it under request id {request_id}")
+            response = refuse(request, 500, f"internal error; the log has it under request id {request_id}")
         response.headers["x-request-id"] = request_id
         self._note(request, response.status_code, time.perf_counter() - start)
         return response
@@ -127,15 +158,11 @@ class Gate:
             _log.info("request", route=route, status=status, ms=round(1000 * seconds, 1))
 
     def _allowed(self, request: Request) -> bool:
-        given = request.headers.get("authorization", "").encode()
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
         return (
             self._key is None
             or request.url.path in OPEN_ROUTES
             or request.url.path == OPEN_PAGES
             or request.url.path.startswith(f"{OPEN_PAGES}/")
-            or hmac.compare_digest(given, f"Bearer {self._key}".encode())
+            or (scheme.lower() == "bearer" and hmac.compare_digest(given.encode("latin-1"), self._key.encode()))
         )
-
-    def _unauthorised(self) -> Response:
-        detail = "this route needs the header Authorization: Bearer <API_KEY>"
-        return refuse(401, detail, {"WWW-Authenticate": "Bearer"})

@@ -12,7 +12,7 @@ class Metrics:
             "denoiser_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
         )
         self.seconds = Histogram("denoiser_request_seconds", "Time to reply.", ("route",), registry=self.registry)
-        self.rows = Counter("denoiser_rows", "Embeddings denoised.", registry=self.registry)
+        self.rows = Counter("denoiser_rows", "Embeddings in replies, denoised or not.", registry=self.registry)
         self.waiting = Gauge("denoiser_waiting", "Requests that have a place in the queue.", registry=self.registry)
         self.refused = Counter("denoiser_busy", "Requests refused because the queue was full.", registry=self.registry)
         self.ready = Gauge("denoiser_ready", "1 when a model is loaded.", registry=self.registry)

@@ -1,7 +1,7 @@
 """The denoiser's HTTP bodies: numbers are strict and unknown fields are refused."""
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -231,3 +231,21 @@ class Refusal(BaseModel):
     """Body of every error."""
 
     detail: str
+
+
+class OpenAIError(BaseModel):
+    """Where OpenAI's clients look for the reason."""
+
+    message: str
+    code: int
+
+
+class OpenAIRefusal(Refusal):
+    """Body of every error of POST /v1/embeddings."""
+
+    error: OpenAIError
+
+
+def refusals(*statuses: int, body: type[Refusal] = Refusal) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of refusals with these statuses."""
+    return {status: {"model": body} for status in statuses}

@@ -58,12 +58,17 @@ def load_service(settings: Settings, training: "Training | None" = None) -> Serv
     return Service(denoiser, encoder, Limits(settings.max_rows, settings.max_texts))
 
 
-def open_training(settings: Settings, host: str) -> "Training | OffError":
-    """Jobs and models in the data folder, or why uploads and model switching are off here."""
+def only_readable(settings: Settings, host: str) -> OffError | None:
+    """Why jobs and models may be read but not changed here; None where they may."""
+    if settings.required_key or is_local(host):
+        return None
+    return OffError(f"uploads and model switching are off: the service listens on {host}; set API_KEY")
+
+
+def open_training(settings: Settings) -> "Training | OffError":
+    """Jobs and models in the data folder, or why there are none here."""
     from denoiser.jobs import training  # noqa: PLC0415
 
-    if settings.required_key is None and not is_local(host):
-        return OffError(f"uploads and model switching are off: the service listens on {host}; set API_KEY")
     try:
         return training.open_training(
             settings.denoiser_data, settings.model_path, settings.encoder_path, settings.train_steps
@@ -110,11 +115,12 @@ def serve(settings: Settings, host: str, *, tunnel: bool = False) -> None:
         server.should_exit = True
 
     stopping = threading.Event()
-    training = open_training(settings, host)
-    if isinstance(training, OffError):
-        _log.warning(str(training))
+    training, closed = open_training(settings), only_readable(settings, host)
     loading = None if isinstance(training, OffError) else training
-    parts = TrainingParts(training, open_denoiser, stopping)
+    for off in (training, closed):
+        if isinstance(off, OffError):
+            _log.warning(str(off))
+    parts = TrainingParts(training, open_denoiser, stopping, closed)
     app = create_app(lambda: load_service(settings, loading), settings, stop, parts)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     server = _Server(config, stopping)

@@ -2,26 +2,30 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
+from pathlib import Path
 
+import structlog
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from denoiser.api.gate import is_from_here
-from denoiser.api.schemas import JobReply, LossPoint, ModelReply, Progress, Refusal, UploadAccepted, UploadTrained
+from denoiser.api.job_replies import describe_job, describe_model, losses_of
+from denoiser.api.schemas import JobReply, ModelReply, UploadAccepted, UploadTrained, refusals
 from denoiser.api.uploads import receive
-from denoiser.errors import BusyError, ConflictError, InvalidInputError, NotReadyError, OffError
-from denoiser.jobs.models import Model
+from denoiser.errors import BusyError, CheckpointError, ConflictError, InvalidInputError, NotReadyError, OffError
 from denoiser.jobs.store import ENDS, Job, Store, busy
 from denoiser.jobs.supervisor import Supervisor
 from denoiser.jobs.training import Training
 from denoiser.text.plain import decode, find_sentences
 
 POLL_SECONDS = 0.3
+_EVENT_ID = re.compile("[0-9]{1,18}")  # those the store can hold
+_log = structlog.get_logger()
+_EVENTS = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **refusals(404)}
 _FILE = {
     "requestBody": {
         "required": True,
@@ -38,79 +42,53 @@ _FILE = {
 }
 
 
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def describe_job(job: Job, losses: list[LossPoint]) -> JobReply:
-    """A job as the routes give it."""
-    return JobReply.model_validate(
-        {
-            **asdict(job),
-            "job_id": job.id,
-            "progress": Progress(done=job.done, total=job.total),
-            "losses": losses,
-            "created_at": _time(job.created),
-            "ended_at": _time(job.ended),
-        }
-    )
-
-
-def describe_model(model: Model) -> ModelReply:
-    """A model as the routes give it."""
-    return ModelReply.model_validate({**asdict(model), "model_id": model.id, "created_at": _time(model.created)})
-
-
-def losses_of(store: Store, job: str) -> list[LossPoint]:
-    """The loss curve of a job's last start."""
-    points: list[LossPoint] = []
-    for event in store.events(job):
-        if event.data.get("state") == "training":
-            points = []
-        if "loss" in event.data:
-            points.append(LossPoint(step=event.data["done"], loss=event.data["loss"]))
-    return points
-
-
 class TrainingRoutes:
-    """The handlers. `training` is a refusal where uploads and switching are off."""
+    """The handlers. `training` is a refusal where nothing is kept, `closed` is one where nothing may be changed."""
 
-    def __init__(self, training: Training | OffError, max_bytes: int, has_key: bool, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        training: Training | OffError,
+        max_bytes: int,
+        has_key: bool,
+        stopping: threading.Event,
+        closed: OffError | None = None,
+    ) -> None:
         self._training, self._max_bytes, self._has_key = training, max_bytes, has_key
-        self._stopping = stopping
+        self._stopping, self._closed = stopping, closed
         self._supervisor: Supervisor | None = None
-        self._switch: Callable[[str], Awaitable[None]] | None = None
-        self._receiving, self._switching = asyncio.Semaphore(1), asyncio.Lock()
+        self._switch: Callable[[Path], Awaitable[None]] | None = None
+        self._receiving = asyncio.Semaphore(1)
 
-    async def run(self, switch: Callable[[str], Awaitable[None]]) -> None:
+    async def run(self, switch: Callable[[Path], Awaitable[None]]) -> None:
         """Once a model is loaded: go on with the job that waits, and then with others, until cancelled."""
-        self._switch, self._supervisor = switch, self._on().supervisor(self._take_over)
+        self._switch, self._supervisor = switch, self._on().supervisor(switch)
         await self._supervisor.run()
-
-    async def _take_over(self, model: str) -> None:
-        """Denoise with a job's model, unless another one has been activated since the job ended."""
-        async with self._switching:
-            if self._switch and await asyncio.to_thread(self._on().models.active) == model:
-                await self._switch(model)
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(responses={status: {"model": Refusal} for status in (403, 404, 409, 413, 415)})
-        changing = [Depends(self._same_site)]
+        router = APIRouter(responses=refusals(403))
+        changing = [Depends(self._may_change)]
         router.post(
             "/upload/",
             status_code=202,
             response_model=UploadAccepted,
-            responses={200: {"model": UploadTrained}},
+            responses={200: {"model": UploadTrained}, **refusals(408, 409, 413, 415, 422, 429, 503)},
             openapi_extra=_FILE,
             dependencies=changing,
         )(self.upload)
         router.get("/jobs", response_model=list[JobReply])(self.jobs)
-        router.get("/jobs/{job_id}", response_model=JobReply)(self.job)
-        router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)(self.events)
-        router.delete("/jobs/{job_id}", response_model=JobReply, dependencies=changing)(self.cancel)
+        router.get("/jobs/{job_id}", response_model=JobReply, responses=refusals(404))(self.job)
+        router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=_EVENTS)(self.events)
+        router.delete("/jobs/{job_id}", response_model=JobReply, responses=refusals(404, 409), dependencies=changing)(
+            self.cancel
+        )
         router.get("/models", response_model=list[ModelReply])(self.models)
-        router.post("/models/{model_id}/activate", response_model=ModelReply, dependencies=changing)(self.activate)
+        router.post(
+            "/models/{model_id}/activate",
+            response_model=ModelReply,
+            responses=refusals(404, 409, 503),
+            dependencies=changing,
+        )(self.activate)
         return router
 
     async def upload(self, request: Request, wait: bool = False) -> Response:
@@ -159,7 +137,7 @@ class TrainingRoutes:
         store = self._on().store
         await asyncio.to_thread(store.get, job_id)
         last = request.headers.get("last-event-id", "")
-        return EventSourceResponse(self._changes(store, job_id, int(last) if last.isdecimal() else 0))
+        return EventSourceResponse(self._changes(store, job_id, int(last) if _EVENT_ID.fullmatch(last) else 0))
 
     async def _changes(self, store: Store, job: str, seen: int) -> AsyncIterator[ServerSentEvent]:
         while not self._stopping.is_set():
@@ -173,10 +151,14 @@ class TrainingRoutes:
 
     async def cancel(self, job_id: str) -> JobReply:
         """Cancel a job that has not ended."""
-        store = self._on().store
-        job = await asyncio.to_thread(store.get, job_id)
-        if not await asyncio.to_thread(store.end, job_id, "cancelled", "cancelled"):
-            raise ConflictError(f"job {job_id} has ended already: it is {job.state}")
+        training = self._on()
+        store = training.store
+        await asyncio.to_thread(store.get, job_id)
+        async with training.switching:
+            cancelled = await asyncio.to_thread(store.end, job_id, "cancelled", "cancelled")
+        if not cancelled:
+            state = (await asyncio.to_thread(store.get, job_id)).state
+            raise ConflictError(f"job {job_id} has ended already: it is {state}")
         if self._supervisor:
             self._supervisor.stop(job_id)
         return describe_job(await asyncio.to_thread(store.get, job_id), [])
@@ -190,23 +172,34 @@ class TrainingRoutes:
         training = self._on()
         if self._switch is None:
             raise NotReadyError("no model is loaded yet; ask /health and try again")
-        async with self._switching:
-            await self._switch(model_id)
+        path = await asyncio.to_thread(training.models.find, model_id)
+        async with training.switching:
+            await _use(self._switch, path, model_id)
             await asyncio.to_thread(training.store.activate, model_id, training.models.base)
         listed = await asyncio.to_thread(training.models.all)
         return describe_model(next(model for model in listed if model.id == model_id))
 
     def _on(self) -> Training:
         if isinstance(self._training, OffError):
-            raise self._training
+            raise OffError(str(self._training))  # the same one again and again would keep every request it refused
         return self._training
 
-    def _same_site(self, request: Request) -> None:
-        """Without a key, no page of another site may change anything through the user's browser. Raises OffError."""
+    def _may_change(self, request: Request) -> None:
+        """Nobody may change anything where that is off, nor, without a key, pages of other sites. Raises OffError."""
+        if self._closed:
+            raise OffError(str(self._closed))
         if not self._has_key and not is_from_here(request):
             raise OffError(
                 "without API_KEY, uploads and model switching are for pages and programs of this machine alone"
             )
+
+
+async def _use(switch: Callable[[Path], Awaitable[None]], path: Path, model: str) -> None:
+    try:
+        await switch(path)
+    except CheckpointError as error:
+        _log.warning("a model cannot be loaded", model=model, reason=str(error))
+        raise ConflictError(f"model {model} is damaged or missing; the log says more. Activate another one") from error
 
 
 def _queue(store: Store, filename: str, content: bytes) -> Job:

@@ -19,7 +19,7 @@ async def receive(request: Request, most: int, seconds: float = UPLOAD_SECONDS) 
 
     Raises TooLargeError, MediaTypeError for another kind of body, InvalidInputError for another form, SlowError.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise MediaTypeError("send the file as multipart/form-data in a field named file, as curl -F file=@NAME does")
     parser = MultiPartParser(request.headers, limited(request, most + _ENVELOPE), max_files=1, max_fields=0)
     try:

@@ -1,5 +1,6 @@
 """The evaluation's figures as a picture: neighbour overlap over the noise level, a row for each set."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from denoiser.errors import DenoiserError
@@ -7,12 +8,16 @@ from denoiser.evaluation.measures import Measure
 from denoiser.model.neighbours import SITUATIONS
 
 
+def check_plots() -> None:
+    """Raises DenoiserError where nothing can be drawn."""
+    if find_spec("matplotlib") is None:
+        raise DenoiserError("plots need matplotlib; install it with: pip install matplotlib")
+
+
 def draw_sweep(measures: list[Measure], path: Path) -> None:
-    """Write a PNG: sets by situations, a line with its 95% interval for each method. Raises DenoiserError."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise DenoiserError("plots need matplotlib; install it with: pip install matplotlib") from error
+    """Write a PNG: sets by situations, a line with its 95% interval for each method."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     domains, methods = (list(dict.fromkeys(getattr(m, key) for m in measures)) for key in ("domain", "method"))
     figure = Figure(figsize=(4 * len(SITUATIONS), 2.6 * len(domains) + 0.6), layout="constrained")
     axes = figure.subplots(len(domains), len(SITUATIONS), squeeze=False, sharex=True)

@@ -2,14 +2,35 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from denoiser.evaluation.measures import Adapted, Measure, Quantised
-from denoiser.model.neighbours import SITUATIONS
+from denoiser.model.neighbours import QUERIES, SITUATIONS
 
 SHOWN_LEVEL = 0.1
+_UNFAMILIAR = "all but the in-domain set come from sources the network never saw"
+_OWN = "they are your own, and whether the network was trained on text like theirs is not known here"
+_AUTOENCODER = (
+    "*autoencoder* is a plain denoising autoencoder (384-256-128-256-384, ReLU, noise 0.1) trained on the same text; "
+)
+_FITTED = (
+    " How far the network is trusted was fitted on the development text named in the manifest, which is in none of "
+    "these sets."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of sets, whose names and sizes are in `sizes`; `own` ones are the user's."""
+
+    sizes: dict[str, int]
+    own: bool
+    measures: list[Measure]
+    adapted: Sequence[Adapted]
+    quantised: Sequence[Quantised]
 
 
 def _row(*cells: str) -> str:
@@ -45,14 +66,13 @@ def _sweep_table(measures: list[Measure], method: str) -> list[str]:
     return lines
 
 
-def _sweep_section(measures: list[Measure]) -> list[str]:
+def _sweep_section(measures: list[Measure], *, own: bool) -> list[str]:
     return [
         "## Mode neighbours against doing nothing, all noise levels",
         "",
         *_sweep_table(measures, "neighbours"),
         "",
-        "Gains are paired differences ± one standard error over queries. How far the network is trusted was fitted on "
-        "the development text named in the manifest, which is in none of these sets.",
+        f"Gains are paired differences ± one standard error over queries.{'' if own else _FITTED}",
         "",
         f"Worst case: {worst_case(measures, 'neighbours')}.",
         "",
@@ -118,31 +138,36 @@ def worst_case(measures: list[Measure], method: str) -> str:
     return f"{m.gain[s]:+.3f} ± {m.gain_error[s]:.3f} ({s}, {m.domain}, noise level {m.level:g})"
 
 
-def markdown(
-    measures: list[Measure],
-    sizes: dict[str, int],
-    manifest: dict[str, Any],
-    adapted: Sequence[Adapted],
-    quantised: Sequence[Quantised],
-) -> str:
+def _queries(sizes: Collection[int]) -> str:
+    """How many queries sets of these sizes have, in words."""
+    fewest, most = (min(QUERIES, of(sizes)) for of in (min, max))
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def _trained_on(manifest: dict[str, Any]) -> str:
+    sentences = manifest.get("training_sentences")
+    return f"on {sentences:,} sentences" if sentences else "elsewhere"
+
+
+def markdown(found: Measured, manifest: dict[str, Any]) -> str:
     """The report as Markdown."""
-    sets = ", ".join(f"{domain} ({size:,})" for domain, size in sizes.items())
+    sets = ", ".join(f"{domain} ({size:,})" for domain, size in found.sizes.items())
     lines = [
         "# Evaluation of the denoiser",
         "",
-        f"Checkpoint {manifest['sha256'][:12]}, trained on {manifest['training_sentences']:,} sentences. "
-        f"Sets and their sizes: {sets}; all but the in-domain set come from sources the network never saw.",
+        f"Checkpoint {manifest['sha256'][:12]}, trained {_trained_on(manifest)}. "
+        f"Sets and their sizes: {sets}; {_OWN if found.own else _UNFAMILIAR}.",
         "",
-        "Overlap is neighbour overlap@10 of 1,000 queries, with a 95% bootstrap interval over queries: *query* is a "
-        "noisy query in a clean store, *store* a clean query in a noisy store, *both* noisy in noisy. The noise level "
-        "is known to every method. *autoencoder* is a plain denoising autoencoder (384-256-128-256-384, ReLU, noise "
-        "0.1) trained on the same text; *reconstruct* and *neighbours* are the service's two modes; *adapted* is mode "
-        "neighbours of `denoise --adapt`, adapted to the noisy vectors themselves.",
+        f"Overlap is neighbour overlap@10 of {_queries(found.sizes.values())} queries, with a 95% bootstrap interval "
+        "over queries: *query* is a noisy query in a clean store, *store* a clean query in a noisy store, *both* noisy "
+        f"in noisy. The noise level is known to every method. {'' if found.own else _AUTOENCODER}*reconstruct* and "
+        "*neighbours* are the service's two modes; *adapted* is mode neighbours of `denoise --adapt`, adapted to the "
+        "noisy vectors themselves.",
     ]
-    for domain in sizes:
-        lines += ["", f"## {domain}, noise level {SHOWN_LEVEL}", "", *_methods_table(measures, domain)]
-    lines += ["", *_sweep_section(measures), *_adapted_section(measures, adapted), *_quantised_section(quantised)]
-    return "\n".join(lines)
+    for domain in found.sizes:
+        lines += ["", f"## {domain}, noise level {SHOWN_LEVEL}", "", *_methods_table(found.measures, domain)]
+    lines += ["", *_sweep_section(found.measures, own=found.own), *_adapted_section(found.measures, found.adapted)]
+    return "\n".join([*lines, *_quantised_section(found.quantised)])
 
 
 def write(text: str, figures: list[dict[str, object]], markdown_path: Path | None, json_path: Path | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denoiser.errors import FileError
+from denoiser.errors import DenoiserError, FileError
 from denoiser.files.formats import (
     JsonLinesReader,
     NpyReader,
@@ -23,6 +23,7 @@ from denoiser.files.formats import (
     open_vectors,
     write_npy_header,
 )
+from denoiser.files.outputs import try_file
 from denoiser.model import Mode
 from denoiser.model.adaptation import Adaptation
 from denoiser.model.denoise import Denoiser
@@ -93,6 +94,11 @@ class _Journal:
         self.part.rename(target)
         self._path.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Nothing is kept of an output that cannot become whole."""
+        for path in (self.part, self._path):
+            path.unlink(missing_ok=True)
+
 
 Repair = Callable[[Vectors], Vectors]
 Note = Callable[[int], None]
@@ -109,7 +115,7 @@ def _rows_of(reader: NpyReader | JsonLinesReader, start: int, repair: Repair) ->
         repaired = repair(vectors).astype(np.float64).round(8)
         changed = ({**o, reader.field: v} for o, v in zip(objects, repaired.tolist(), strict=True))
         lines = [json.dumps(o, ensure_ascii=False) for o in changed]
-        yield len(vectors), ("\n".join(lines) + "\n").encode()
+        yield len(vectors), ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # halves of surrogate pairs
 
 
 def _append(reader: NpyReader | JsonLinesReader, journal: _Journal, repair: Repair, advance: Note) -> None:
@@ -165,19 +171,25 @@ def denoise_file(source: Path, target: Path, denoiser: Denoiser, options: Option
         raise FileError(f"{source} and {target} differ in format; give both names the same ending")
     if source.resolve() == target.resolve():
         raise FileError(f"{target} is the input itself; name another output")
+    if target.is_dir():
+        raise FileError(f"{target} is a folder; name a file")
     reader = open_vectors(source, options.column)
     if reader.width != denoiser.width:
         raise FileError(f"{source} has rows of {reader.width} numbers; the model takes {denoiser.width}")
+    journal = _Journal(target, source, options)
+    try_file(journal.part)
     if options.adapt:
         denoiser = _adapt(denoiser, reader, options, tracking("adapting", reader.rows))
     try:
-        journal = _Journal(target, source, options)
         advance = tracking("denoising", reader.rows)
         if isinstance(reader, ParquetReader):
             _rewrite(reader, journal.part, lambda vectors: repair(denoiser, vectors, options), advance)
         else:
             _append(reader, journal, lambda vectors: repair(denoiser, vectors, options), advance)
         journal.finish(target)
+    except DenoiserError:
+        journal.discard()
+        raise
     except OSError as error:
         raise FileError(f"cannot write {target}: {error.strerror}; make room or name another place") from error
     return Denoised(reader.rows, denoiser.adaptation)

@@ -6,6 +6,7 @@ Rows keep their order, and in .parquet and .jsonl everything that stands beside 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from denoiser.errors import FileError
 from denoiser.vectors import ALLOWED, first_unusable
 
 CHUNK = 2048
+_NPY = b"\x93NUMPY"  # how the format begins
+_DAMAGED = (OSError, ValueError, OverflowError, SyntaxError, TokenError)  # what numpy.load raises of a damaged file
 SUFFIXES = (".npy", ".parquet", ".jsonl")
 Vectors = npt.NDArray[np.float32]
 
@@ -43,8 +46,11 @@ class NpyReader:
 
     def __init__(self, path: Path) -> None:
         try:
+            with path.open("rb") as file:
+                if file.read(len(_NPY)) != _NPY:
+                    raise FileError(f"{path} is no .npy file; write it with numpy.save")
             self.array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         if self.array.ndim != 2 or self.array.dtype.kind != "f" or not self.array.size:
             raise FileError(
@@ -69,13 +75,15 @@ class ParquetReader:
         try:
             self.file = parquet.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
-            raise FileError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+            raise _unreadable(path, error) from error
         names = self.file.schema_arrow.names
         if column not in names:
             raise FileError(f"{path} has no column {column!r}, only {', '.join(names)}; name one with --column")
+        if names.count(column) > 1:
+            raise FileError(f"{path} has {names.count(column)} columns {column!r}; rename all but one")
         _check_lists(self.file.schema_arrow.field(column).type, column, path)
         self.path, self.column, self.rows = path, column, self.file.metadata.num_rows
-        first = next(self.file.iter_batches(batch_size=1, columns=[column]), None)
+        first = next(self._read(batch_size=1, columns=[column]), None)
         if first is None:
             raise FileError(f"{path} has no rows")
         self.width = len(first.column(0)[0].as_py() or ())
@@ -83,7 +91,7 @@ class ParquetReader:
     def batches(self) -> Iterator[tuple[Any, Vectors]]:
         """Batches with all their columns, and their vectors."""
         start = 0
-        for batch in self.file.iter_batches(batch_size=CHUNK):
+        for batch in self._read(batch_size=CHUNK):
             rows = batch.column(self.column)
             flat = rows.flatten().to_numpy(zero_copy_only=False)
             lengths = [len(row) if row.is_valid else 0 for row in rows]
@@ -94,6 +102,18 @@ class ParquetReader:
     def chunks(self) -> Iterator[Vectors]:
         """All vectors."""
         return (vectors for _, vectors in self.batches())
+
+    def _read(self, **options: Any) -> Iterator[Any]:
+        import pyarrow as pa  # noqa: PLC0415
+
+        try:
+            yield from self.file.iter_batches(**options)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FileError:
+    return FileError(f"cannot read {path}: {str(error).splitlines()[0]}")
 
 
 def _check_lists(kind: Any, column: str, path: Path) -> None:
@@ -147,6 +167,8 @@ class JsonLinesReader:
             raise FileError(
                 f"{self.path}: row {row} has a number that is too large in {self.field!r}; {ALLOWED}"
             ) from error
+        except RecursionError as error:
+            raise FileError(f"{self.path}: row {row} is nested too deep to read; leave such rows out") from error
         except (ValueError, KeyError, TypeError) as error:
             raise FileError(
                 f"{self.path}: row {row} is no JSON object with a list of numbers in {self.field!r}; name the field "

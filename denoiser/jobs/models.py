@@ -45,8 +45,9 @@ class Models:
         return self._folder / model
 
     def unfinished(self) -> list[Path]:
-        """What is left of checkpoints whose writing was cut short."""
-        return [path for path in self._folder.iterdir() if checkpoint.is_unfinished(path)]
+        """What is left of checkpoints whose writing was cut short, and of jobs that were cancelled or failed."""
+        dropped = {job.id for job in self._store.all() if job.state in ("cancelled", "failed")}
+        return [path for path in self._folder.iterdir() if checkpoint.is_unfinished(path) or path.name in dropped]
 
     def find(self, model: str) -> Path:
         """The checkpoint of a model. Raises UnknownError."""
@@ -59,17 +60,15 @@ class Models:
     def all(self) -> list[Model]:
         """Every model, `default` first, then the newest."""
         active = self.active()
-        default = checkpoint.read_manifest(self._default)
-        described = default.get("training_sentences")
-        listed = [Model(DEFAULT, active == DEFAULT, default["sha256"], None, described, None, [], "")]
+        digest, described = _digest(self._default)
+        listed = [Model(DEFAULT, active == DEFAULT, digest, None, described, None, [], "")]
         for job in self._store.all():
             if job.state == "done":
-                digest = _digest(self.folder(job.id))
                 listed.append(
                     Model(
                         id=job.id,
                         active=active == job.id,
-                        sha256=digest,
+                        sha256=_digest(self.folder(job.id))[0],
                         filename=job.filename,
                         sentences=job.sentences,
                         created=job.ended,
@@ -80,8 +79,10 @@ class Models:
         return listed
 
 
-def _digest(folder: Path) -> str:
+def _digest(path: Path) -> tuple[str, int | None]:
+    """SHA-256 of a checkpoint, or that it is damaged, and the sentences it was trained on, where it says so."""
     try:
-        return str(checkpoint.read_manifest(folder)["sha256"])
+        manifest = checkpoint.read_manifest(path)
     except CheckpointError:
-        return "damaged"
+        return "damaged", None
+    return manifest["sha256"], manifest.get("training_sentences")

@@ -1,4 +1,4 @@
-"""A training job's worker process: encode, train, evaluate, and promote the model if it is better.
+"""A training job's worker process: encode, train, evaluate, and write the model and whether it is better.
 
 It ends with the server that started it, and writes nothing but the store, its cache file and its model, each whole.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from pydantic import BaseModel
 
-from denoiser.errors import DenoiserError, InvalidInputError
+from denoiser.errors import CheckpointError, DenoiserError, InvalidInputError
 from denoiser.jobs.judge import Verdict, judge
 from denoiser.jobs.models import Models
 from denoiser.jobs.store import ENDS, Job, Store
@@ -79,13 +79,13 @@ class _Run:
         self.store.enter(self.job.id, "evaluating", 1)
         verdict = judge(made, active, held_out)
         self.store.advance(self.job.id, 1)
-        self._promote(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
+        self._save(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
 
-    def _promote(self, made: Denoiser, use: str, verdict: Verdict) -> None:
+    def _save(self, made: Denoiser, use: str, verdict: Verdict) -> None:
         self.store.enter(self.job.id, "promoting", 1)
         described = {"sources": [{"file": self.job.filename, "use": use}], "figures": verdict.figures}
         checkpoint.save(self.models.folder(self.job.id), made.network, {**made.manifest, **described})
-        self.store.finish(self.job.id, verdict.figures, self.models.base if verdict.better else None, verdict.reason)
+        self.store.judge(self.job.id, verdict.better, verdict.figures, verdict.reason)
 
     def _embeddings(self) -> tuple[Embeddings, Embeddings]:
         training, held_out = _split(find_sentences(self.store.text(self.job.id)))
@@ -125,6 +125,9 @@ def run(order: Order) -> None:
         return
     try:
         work.go()
+    except CheckpointError as error:
+        _log.error("the active model cannot be loaded", job=order.job, reason=str(error))
+        work.store.end(order.job, "failed", "the active model is damaged or missing; activate another and upload again")
     except DenoiserError as error:
         work.store.end(order.job, "failed", str(error))
     except Exception:

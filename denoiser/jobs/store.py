@@ -1,6 +1,7 @@
 """Jobs, their events and the active model in one SQLite file; every change is one transaction.
 
-A job is queued, then goes through its phases in a worker process, and ends once: done, failed or cancelled.
+A job is queued, then goes through its phases in a worker process, and ends once: done, failed or cancelled. It is the
+server that ends it as done, by its worker's verdict.
 """
 
 import json
@@ -31,6 +32,8 @@ CREATE TABLE IF NOT EXISTS job (
     starts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, ended REAL);
 CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON job ((1)) WHERE state NOT IN {_ENDED};
 CREATE TABLE IF NOT EXISTS upload (job TEXT PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS verdict (
+    job TEXT PRIMARY KEY, better INTEGER NOT NULL, figures TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS event_of_job ON event (job, id);
@@ -149,13 +152,26 @@ class Store:
             if db.execute(update, (done, loss, job)).rowcount:
                 _tell(db, job, "progress", data)
 
-    def finish(self, job: str, figures: list[dict[str, Any]], base: str | None, message: str) -> None:
-        """The job is done; with a `base` its model takes over in the same transaction. Nothing if it ended before."""
+    def judge(self, job: str, better: bool, figures: list[dict[str, Any]], message: str) -> None:
+        """The job's model is written: whether it is better than the active one, and the figures and words for it."""
+        insert = f"REPLACE INTO verdict SELECT id, ?, ?, ? FROM job WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
         with self._connect() as db:
-            if _end(db, job, "done", message):
-                update = "UPDATE job SET figures = ?, promoted = ? WHERE id = ?"
-                db.execute(update, (json.dumps(figures), base is not None, job))
-                if base is not None:
+            db.execute(insert, (better, json.dumps(figures), message, job))
+
+    def verdict(self, job: str) -> bool | None:
+        """Whether the model of a job that has not ended is better; None when it is not known yet."""
+        with self._connect() as db:
+            row = _verdict(db, job)
+        return bool(row["better"]) if row else None
+
+    def finish(self, job: str, base: str) -> None:
+        """The judged job is done; a better model takes over in the same transaction. Nothing if it ended before."""
+        update = "UPDATE job SET figures = ?, promoted = ?, done = total WHERE id = ?"
+        with self._connect() as db:
+            verdict = _verdict(db, job)
+            if verdict and _end(db, job, "done", verdict["message"]):
+                db.execute(update, (verdict["figures"], verdict["better"], job))
+                if verdict["better"]:
                     db.execute("REPLACE INTO active VALUES (1, ?, ?)", (job, base))
 
     def end(self, job: str, how: End, message: str) -> bool:
@@ -167,6 +183,7 @@ class Store:
         """A worker begins the job, from its start. A job begun too often fails."""
         with self._connect() as db:
             db.execute("UPDATE job SET starts = starts + 1, done = 0, loss = NULL WHERE id = ?", (job,))
+            db.execute("DELETE FROM verdict WHERE job = ?", (job,))
             if db.execute("SELECT starts FROM job WHERE id = ?", (job,)).fetchone()[0] > STARTS:
                 _end(db, job, "failed", f"given up after {STARTS} starts; upload the file again")
 
@@ -214,10 +231,16 @@ def _queue(db: sqlite3.Connection, job: str) -> None:
         _tell(db, job, "state", {"state": "queued"})
 
 
+def _verdict(db: sqlite3.Connection, job: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = db.execute("SELECT * FROM verdict WHERE job = ?", (job,)).fetchone()
+    return row
+
+
 def _end(db: sqlite3.Connection, job: str, how: End, message: str) -> bool:
     update = f"UPDATE job SET state = ?, message = ?, ended = ? WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
     if not db.execute(update, (how, message, time.time(), job)).rowcount:
         return False
     db.execute("DELETE FROM upload WHERE job = ?", (job,))
+    db.execute("DELETE FROM verdict WHERE job = ?", (job,))
     _tell(db, job, "state", {"state": how, "message": message})
     return True

@@ -1,4 +1,4 @@
-"""Runs the queued job in a worker process, starts it again when the worker dies, and hands over promoted models.
+"""Runs the queued job in a worker process, starts it again when the worker dies, and hands over what it has judged.
 
 The worker holds a pipe from this process and ends when it closes, so that no worker outlives its server.
 """
@@ -29,10 +29,10 @@ class Supervisor:
         store: Store,
         command: Callable[[str], list[str]],
         clean: Callable[[], None],
-        promoted: Callable[[str], Awaitable[None]],
+        finish: Callable[[str], Awaitable[None]],
         pause: float = PAUSE_SECONDS,
     ) -> None:
-        self._store, self._command, self._clean, self._promoted = store, command, clean, promoted
+        self._store, self._command, self._clean, self._finish = store, command, clean, finish
         self._pause = pause
         self._wake = asyncio.Event()
         self._job: str | None = None
@@ -88,9 +88,9 @@ class Supervisor:
             self.stop(job.id)
         code = await self._process.wait()
         self._job = None
+        if await asyncio.to_thread(self._store.verdict, job.id) is not None:
+            await self._finish(job.id)
         ended = await asyncio.to_thread(self._store.get, job.id)
         _log.info("training job", job=job.id, state=ended.state, exit=code)
         if ended.state not in ENDS:
             await asyncio.to_thread(self._store.died, job.id, _signal_name(code))
-        elif ended.promoted:
-            await self._promoted(job.id)

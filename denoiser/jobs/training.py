@@ -1,5 +1,6 @@
 """What a server needs to train: data folder, store, models, supervisor. Only one server at a time has a data folder."""
 
+import asyncio
 import fcntl
 import shutil
 import sys
@@ -32,17 +33,23 @@ class Training:
         self.models = Models(data / "models", default, self.store)
         self._order = Order(data=data, default=default, encoder=encoder, job="", steps=steps)
         self._cache = data / "cache"
+        self.switching = asyncio.Lock()
+        """Held while another model becomes the active one, and while a job is cancelled."""
 
-    def supervisor(self, switch: Callable[[str], Awaitable[None]]) -> Supervisor:
-        """A supervisor that tells `switch` the id of every model that takes over."""
+    def supervisor(self, switch: Callable[[Path], Awaitable[None]]) -> Supervisor:
+        """A supervisor by which a better model is switched to just before its job is done."""
 
-        async def promoted(model: str) -> None:
+        async def finish(job: str) -> None:
             try:
-                await switch(model)
+                async with self.switching:
+                    if await asyncio.to_thread(self.store.verdict, job):
+                        await switch(self.models.folder(job))
+                    await asyncio.to_thread(self.store.finish, job, self.models.base)
             except DenoiserError as error:
-                _log.error("the new model cannot be loaded", model=model, reason=str(error))
+                _log.error("the new model cannot be loaded", model=job, reason=str(error))
+                await asyncio.to_thread(self.store.end, job, "failed", "its model cannot be loaded; the log says why")
 
-        return Supervisor(self.store, self._command, self._clean, promoted)
+        return Supervisor(self.store, self._command, self._clean, finish)
 
     def close(self) -> None:
         """Leave the data folder to another server."""

@@ -1,13 +1,14 @@
 """A checkpoint is a folder of two files: model.safetensors (fp16) and manifest.json, which carries its SHA-256.
 
-It is written whole or not at all, and never loaded when the two do not belong together. Files of PyTorch's own format
-are read by `legacy`.
+It is written whole or not at all, over nothing but an earlier one, and never loaded when the two do not belong
+together. Files of PyTorch's own format are read by `legacy`.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Loads no tensor, so it is quick. Raises CheckpointError when a file is missing, damaged or of another kind.
     """
-    if path.suffix in legacy.SUFFIXES:
+    if _is_legacy(path):
         return legacy.describe(path)
-    folder = path.parent if path.name == WEIGHTS else path
+    folder = _folder(path)
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
@@ -46,22 +47,71 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _is_legacy(path: Path) -> bool:
+    return path.suffix in legacy.SUFFIXES and not path.is_dir()
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.name == WEIGHTS and not path.is_dir() else path
+
+
+def check_target(folder: Path) -> Path:
+    """Where `save` writes, with no link in it. Raises CheckpointError when it would replace anything but an earlier
+    checkpoint or an empty folder, or cannot write there.
+    """
+    try:
+        target = folder.resolve()
+        if target.exists():
+            _check_replaceable(target, folder)
+        with tempfile.TemporaryDirectory(dir=next(parent for parent in target.parents if parent.exists())):
+            return target
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _check_replaceable(target: Path, folder: Path) -> None:
+    if not target.is_dir():
+        raise CheckpointError(f"{folder} is a file; name another place for the checkpoint folder")
+    if target == Path.cwd() or target.is_mount():
+        raise CheckpointError(f"{folder} is the current folder or a mount point; name a folder in it, to be made")
+    if {path.name for path in target.iterdir()} not in (set(), {WEIGHTS, MANIFEST}):
+        raise CheckpointError(f"{folder} is a folder of other files than a checkpoint's; name another folder")
+
+
+def _unwritable(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot write {folder}: {error.strerror}; make room or name another folder")
+
+
 def save(folder: Path, network: "Network", manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write a checkpoint folder atomically, replacing an earlier one; returns the manifest with its SHA-256."""
+    """Write a checkpoint folder atomically, replacing an earlier one; returns the manifest with its SHA-256.
+
+    Raises CheckpointError as `check_target` does.
+    """
     from safetensors.torch import save as serialise  # noqa: PLC0415
 
     weights = serialise({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()})
     manifest = {**manifest, "network": network.shape, "sha256": hashlib.sha256(weights).hexdigest()}
+    target = check_target(folder)
+    try:
+        _write(target, {WEIGHTS: weights, MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n".encode()})
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return manifest
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
     incoming, retired = (folder.with_name(f".{folder.name}.{end}.{os.getpid()}") for end in ("new", "old"))
     shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir(parents=True)
-    (incoming / WEIGHTS).write_bytes(weights)
-    (incoming / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    if folder.exists():
-        folder.rename(retired)
-    incoming.rename(folder)
+    try:
+        incoming.mkdir(parents=True)
+        for name, content in files.items():
+            (incoming / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(retired)
+        incoming.rename(folder)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
     shutil.rmtree(retired, ignore_errors=True)
-    return manifest
 
 
 def is_unfinished(path: Path) -> bool:
@@ -77,9 +127,9 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     from denoiser.model.network import Network  # noqa: PLC0415
 
     manifest = read_manifest(path)
-    if path.suffix in legacy.SUFFIXES:
+    if _is_legacy(path):
         return legacy.load(path).to(device), manifest
-    folder = path.parent if path.name == WEIGHTS else path
+    folder = _folder(path)
     try:
         network = Network(**manifest["network"])
         network.load_state_dict({"known": network.known, **load_file(folder / WEIGHTS)})  # older ones know none

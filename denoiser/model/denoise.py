@@ -18,9 +18,11 @@ from denoiser.model import Mode, checkpoint
 from denoiser.model.adaptation import Adaptation, learn
 from denoiser.model.autoencoder import Autoencoder
 from denoiser.model.encoder import Embeddings
+from denoiser.model.inputs import as_levels, as_vectors, check_level, check_mode, usable
 from denoiser.model.memory import recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
+from denoiser.model.training import FEWEST as FEWEST_TRAINED_ON
 from denoiser.model.training import Recipe, fine_tuning, train
 
 # Blend.nearer where something is known of the text: its clean vectors, its noisy ones. Chosen on development text.
@@ -79,7 +81,10 @@ class Denoiser:
 
     @classmethod
     def train(cls, embeddings: Embeddings, recipe: Recipe | None = None) -> "Denoiser":
-        """A denoiser trained on clean embeddings [n, 384], n >= 64, going on from the bundled checkpoint."""
+        """A denoiser trained on clean embeddings [n, 384], n >= 64, going on from the bundled checkpoint.
+
+        Raises InvalidInputError.
+        """
         return cls.load(checkpoint.BUNDLED_CHECKPOINT).trained(embeddings, recipe)
 
     def trainable(self) -> "Denoiser":
@@ -95,9 +100,10 @@ class Denoiser:
     ) -> "Denoiser":
         """A denoiser trained on clean embeddings [n, width], n >= 64, going on from this one if it is `trainable`.
 
-        `progress` is told the steps done and the loss, as in `denoiser.model.training.train`.
+        `progress` is told the steps done and the loss, as in `denoiser.model.training.train`. Raises InvalidInputError.
         """
-        clean, start = np.ascontiguousarray(embeddings, dtype=np.float32), self.trainable()
+        vectors, start = usable(as_vectors(embeddings, self.width, FEWEST_TRAINED_ON)), self.trainable()
+        clean = np.ascontiguousarray(vectors, dtype=np.float32)
         recipe = recipe or fine_tuning(start.network, len(clean))
         network = train(clean, recipe, progress, start.network)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
@@ -106,12 +112,18 @@ class Denoiser:
     def save(self, path: Path | str) -> None:
         """Write a checkpoint folder, whole or not at all, that `load`, MODEL_PATH and the command line take.
 
-        Raises CheckpointError for an autoencoder of a .pt file.
+        Raises CheckpointError for an autoencoder of a .pt file, for one adapted to a store, and for a path where
+        something else than a checkpoint is or nothing can be written.
         """
         if isinstance(self.network, Autoencoder):
             raise CheckpointError(
                 f"an autoencoder cannot be written to {path} as a checkpoint folder; copy its .pt file, or save what "
                 "`trained` gives"
+            )
+        if self.adaptation:
+            raise CheckpointError(
+                f"what was learnt of a store cannot be written to {path}; save the denoiser that `adapted` was called "
+                "on, and adapt it again when it is loaded"
             )
         checkpoint.save(Path(path), self.network, self.manifest)
 
@@ -121,9 +133,11 @@ class Denoiser:
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
         made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
         estimate alone finds fewer neighbours than the noisy vector. In both, a vector that the network knows comes back
-        as it was, as far as it is recognised.
+        as it was, as far as it is recognised. Raises InvalidInputError; the numbers in embeddings are not checked.
         """
-        levels = estimate_levels(embeddings) if levels is None else levels
+        check_mode(mode)
+        embeddings = as_vectors(embeddings, self.width)
+        levels = estimate_levels(embeddings) if levels is None else as_levels(levels, len(embeddings))
         noisy, level = self._tensors(embeddings, levels)
         with torch.inference_mode():
             estimate = self.network(noisy, level)
@@ -135,15 +149,22 @@ class Denoiser:
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
     def adapted(self, embeddings: Embeddings, noise_level: Level = "auto") -> "Denoiser":
-        """This denoiser adapted to a store of noisy embeddings [n, width] of one noise level; see `adapted_to`."""
-        return self.adapted_to((embeddings[i : i + _ROWS] for i in range(0, len(embeddings), _ROWS)), noise_level)
+        """This denoiser adapted to a store of noisy embeddings [n, width] of one noise level; see `adapted_to`.
+
+        Raises InvalidInputError.
+        """
+        vectors = as_vectors(embeddings, self.width)
+        starts = range(0, len(vectors), _ROWS)
+        return self.adapted_to((usable(vectors[i : i + _ROWS], i) for i in starts), noise_level)
 
     def adapted_to(self, chunks: Iterable[Embeddings], noise_level: Level = "auto") -> "Denoiser":
         """This denoiser adapted to a store's noisy embeddings in chunks [n, width], each read once and not kept.
 
         It trusts the network more, for it knows how the network errs on the store. Its `adaptation` is None, and
-        nothing differs, where fewer than 200 embeddings carry noise.
+        nothing differs, where fewer than 200 embeddings carry noise. Raises InvalidInputError for the noise level; the
+        chunks are not checked.
         """
+        check_level(noise_level)
 
         def tensors() -> Iterator[tuple[Tensor, Tensor]]:
             for chunk in chunks:

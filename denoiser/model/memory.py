@@ -20,6 +20,7 @@ _SAME = 0.999  # cosine; more alike vectors are kept once
 _NEAR = 0.3  # variance around a known vector, as a share of that of all text
 _DENSER = 25.0  # natural logarithm of how much denser text is than a Gaussian
 _CANDIDATES = 8  # of the known vectors, the most similar; with 32 nothing was found that these do not find
+_LEAST_LEVEL = 1e-15  # its square, and what is divided by it, are in the range of float32
 _ROWS = 512  # at once: they are compared with all that is known
 
 
@@ -33,9 +34,9 @@ def remember(network: Network, clean: Tensor) -> None:
 def recall(network: Network, noisy: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """How likely noisy embeddings [n, width] of noise levels [n, 1] are known ones: [n, 1]; and which: [n, width].
 
-    The latter are means of known vectors by their likelihood. Levels are above 0.
+    The latter are means of known vectors by their likelihood. Levels are above 0; those below 1e-15 count as that.
     """
-    parts = zip(torch.split(noisy, _ROWS), torch.split(level, _ROWS), strict=True)
+    parts = zip(torch.split(noisy, _ROWS), torch.split(level.clamp_min(_LEAST_LEVEL), _ROWS), strict=True)
     likely, known = zip(*(_recall(network, *part) for part in parts), strict=True)
     return torch.cat(likely), torch.cat(known)
 

@@ -12,7 +12,7 @@ from denoiser.model.encoder import Embeddings
 
 SITUATIONS = ("query", "store", "both")
 _NEIGHBOURS = 10
-_QUERIES = 1000
+QUERIES = 1000
 _ROWS = 1024
 
 
@@ -51,7 +51,7 @@ def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[n
     A vector of zeros is as near to one neighbour as to another and finds none.
     """
     x, y = unit(clean), unit(denoised)
-    queries = slice(0, _QUERIES)
+    queries = slice(0, QUERIES)
     true = _nearest(x[queries], x)
     pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
     if not denoised.any():

@@ -18,6 +18,7 @@ from denoiser.model.memory import remember
 from denoiser.model.network import Network
 from denoiser.model.rehearsal import Rehearsal
 
+FEWEST = 64  # embeddings
 # Fine-tuning sees each sentence up to 128 times, half as often where there are 400: little text is soon known by heart,
 # and then the network finds less in text that is only like it. Chosen on development text: 256 times found 2% more of
 # that at noise 0.1, and 4% less in other text, where noisy queries then found fewer than without denoising.

@@ -172,7 +172,7 @@ def from_files(paths: list[Path], seed: int) -> Corpus:
     training, described = dict[str, None](), []
     for path in paths:
         before = len(training)
-        training.update(dict.fromkeys(read_sentences(path, fewest=1)))
+        training.update(dict.fromkeys(read_sentences(path, 1, "to train")))
         digest, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
         described.append({"file": path.name, "sha256": digest, "use": "training", "sentences": str(found)})
     return Corpus(sample(list(training), len(training), seed), {}, described)

@@ -9,6 +9,7 @@ from pathlib import Path
 from denoiser.errors import CorpusError, InvalidInputError, MediaTypeError
 
 FEWEST, MOST = 120, 60_000
+TRAIN_AND_MEASURE = "to train and to measure the result"
 LONGEST_LINE = 100_000
 _SHORTEST, _LONGEST = 8, 1000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -33,8 +34,8 @@ def decode(content: bytes) -> str:
     return text
 
 
-def find_sentences(text: str, fewest: int = FEWEST) -> list[str]:
-    """At least `fewest` distinct sentences of 8 to 1,000 characters. Raises InvalidInputError."""
+def find_sentences(text: str, fewest: int = FEWEST, use: str = TRAIN_AND_MEASURE) -> list[str]:
+    """At least `fewest` distinct sentences of 8 to 1,000 characters, as `use` needs them. Raises InvalidInputError."""
     kept: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > LONGEST_LINE:
@@ -49,15 +50,15 @@ def find_sentences(text: str, fewest: int = FEWEST) -> list[str]:
     if len(kept) < fewest:
         raise InvalidInputError(
             f"found {len(kept)} different sentences of {_SHORTEST} to {_LONGEST} characters; "
-            f"at least {fewest} are needed to train and to measure the result: send more text"
+            f"at least {fewest} are needed {use}: send more text"
         )
     return list(kept.values())
 
 
-def read_sentences(path: Path, fewest: int = FEWEST) -> list[str]:
-    """The sentences of a file. Raises CorpusError for one that cannot be read or used."""
+def read_sentences(path: Path, fewest: int, use: str) -> list[str]:
+    """The sentences of a file, as `find_sentences`. Raises CorpusError for one that cannot be read or used."""
     try:
-        return find_sentences(decode(path.read_bytes()), fewest)
+        return find_sentences(decode(path.read_bytes()), fewest, use)
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
     except (InvalidInputError, MediaTypeError) as error:

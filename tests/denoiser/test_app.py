@@ -70,6 +70,12 @@ def wait_until_ready(address: str) -> None:
         pass
 
 
+def wait_for_metric(address: str, line: str) -> None:
+    limit = time.monotonic() + 60
+    while line not in (page := httpx.get(f"{address}/metrics", timeout=60).text):
+        assert time.monotonic() < limit, page
+
+
 def test_while_no_model_is_loaded_the_service_says_so() -> None:
     failures: list[Exception] = []
 
@@ -91,14 +97,32 @@ def test_a_full_queue_is_refused_and_health_still_answers(slow: str, encoder_in_
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(httpx.post, f"{slow}/denoise/text", json=TEXT, timeout=60) for _ in range(2)]
         assert encoder_in_use.started.acquire(timeout=240)
-        while "denoiser_waiting 2.0" not in httpx.get(f"{slow}/metrics", timeout=60).text:
-            pass
+        wait_for_metric(slow, "denoiser_waiting 2.0")
         reply = httpx.post(f"{slow}/denoise/text", json={"texts": []}, timeout=60)
         assert reply.status_code == 429
         assert reply.headers["retry-after"] == "1"
         assert httpx.get(f"{slow}/health", timeout=60).json()["status"] == "healthy"
         encoder_in_use.go_on.set()
         assert [w.result().status_code for w in waiting] == [200, 200]
+
+
+def test_clients_that_leave_free_their_places_and_what_is_not_begun_is_dropped(
+    slow: str, encoder_in_use: SlowEncoder
+) -> None:
+    body = b'{"texts": ["hello there"]}'
+    request = b"POST /denoise/text HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    address = ("127.0.0.1", int(slow.rpartition(":")[2]))
+    with socket.create_connection(address) as first, socket.create_connection(address) as second:
+        first.sendall(request)
+        assert encoder_in_use.started.acquire(timeout=240)
+        second.sendall(request)
+        wait_for_metric(slow, "denoiser_waiting 2.0")
+    wait_for_metric(slow, "denoiser_waiting 0.0")
+    wait_for_metric(slow, 'denoiser_requests_total{route="/denoise/text",status="499"} 2.0')
+    encoder_in_use.go_on.set()
+    assert httpx.post(f"{slow}/denoise/text", json=TEXT, timeout=60).status_code == 200
+    assert encoder_in_use.started.acquire(blocking=False)
+    assert not encoder_in_use.started.acquire(blocking=False)
 
 
 def test_a_bug_is_a_500_with_a_request_id_and_no_details(denoiser: Denoiser) -> None:
@@ -127,6 +151,31 @@ def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: st
         )
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_key_may_hold_any_letters_and_the_scheme_is_in_any_case(denoiser: Denoiser, scheme: str) -> None:
+    service = Service(denoiser, SlowEncoder(), Limits(10, 10))
+    with running(create_app(lambda: service, Settings(api_key=SecretStr("clé")))) as address:
+        headers = {b"Authorization": f"{scheme} clé".encode()}
+        assert httpx.get(f"{address}/metrics", headers=headers, timeout=60).status_code == 200
+        headers = {b"Authorization": f"{scheme} clè".encode()}
+        assert httpx.get(f"{address}/metrics", headers=headers, timeout=60).status_code == 401
+
+
+def test_the_openapi_document_names_the_key_the_refusals_and_other_kinds_of_reply(denoiser: Denoiser) -> None:
+    service = Service(denoiser, SlowEncoder(), Limits(10, 10))
+    document = create_app(lambda: service, Settings(api_key=SecretStr("s3cret"))).openapi()
+    paths, unusable = document["paths"], {"401", "408", "413", "415", "422", "429", "503"}
+    assert unusable <= set(paths["/denoise/text"]["post"]["responses"])
+    assert unusable | {"403", "409"} <= set(paths["/upload/"]["post"]["responses"])
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert "security" in paths["/jobs"]["get"]
+    assert "security" not in paths["/health"]["get"]
+    kinds = [paths[path]["get"]["responses"]["200"]["content"] for path in ("/metrics", "/jobs/{job_id}/events")]
+    assert [list(kind) for kind in kinds] == [["text/plain"], ["text/event-stream"]]
+    openai = paths["/v1/embeddings"]["post"]["responses"]["422"]["content"]["application/json"]["schema"]
+    assert openai == {"$ref": "#/components/schemas/OpenAIRefusal"}
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MODEL_PATH", "QUEUE_SIZE", "API_KEY"):
         monkeypatch.setenv(name, "")
@@ -137,10 +186,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_client_that_leaves_while_it_sends_is_no_bug(slow: str) -> None:
     with socket.create_connection(("127.0.0.1", int(slow.rpartition(":")[2]))) as connection:
         connection.sendall(b"POST /denoise/text HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
-    counted = 'denoiser_requests_total{route="/denoise/text",status="499"} 1.0'
-    limit = time.monotonic() + 60
-    while counted not in (page := httpx.get(f"{slow}/metrics", timeout=60).text):
-        assert time.monotonic() < limit, page
+    wait_for_metric(slow, 'denoiser_requests_total{route="/denoise/text",status="499"} 1.0')
 
 
 async def test_a_body_that_stops_arriving_is_refused_and_its_limit_is_named() -> None:

@@ -1,12 +1,7 @@
-"""Whole files from the command line: three formats, resuming, refusals; and the Python API."""
+"""Whole files from the command line: three formats, resuming, refusals."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +10,11 @@ from pyarrow import parquet
 
 from denoiser import Denoiser
 from denoiser.errors import FileError
-from denoiser.files.batch import Options, denoise_file
+from denoiser.files.batch import Note, Options, denoise_file
 from denoiser.files.formats import CHUNK
 from denoiser.model.encoder import Embeddings
 from denoiser.model.noise import add_noise
-from denoiser.model.training import Recipe
+from tests.denoiser.commands import outcome
 
 ROWS = CHUNK + 500
 
@@ -27,14 +22,6 @@ ROWS = CHUNK + 500
 @pytest.fixture(scope="module")
 def noisy(clean: Embeddings) -> Embeddings:
     return add_noise(np.resize(clean, (ROWS, 384)), 0.1, 1)
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "denoiser", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
-    return done.returncode, done.stderr
 
 
 def through(denoiser: Denoiser, source: Path, target: Path, **options: object) -> list[int]:
@@ -49,7 +36,7 @@ def expected(denoiser: Denoiser, noisy: Embeddings) -> Embeddings:
 
 def test_a_numpy_file_is_denoised_as_its_vectors_are(tmp_path: Path, denoiser: Denoiser, noisy: Embeddings) -> None:
     np.save(tmp_path / "in.npy", noisy)
-    code, err = command("denoise", tmp_path / "in.npy", tmp_path / "out.npy")
+    code, _, err = outcome("denoise", tmp_path / "in.npy", tmp_path / "out.npy")
     assert code == 0, err
     assert f"denoising: {ROWS} of {ROWS} vectors" in err
     out = np.load(tmp_path / "out.npy")
@@ -133,89 +120,39 @@ def test_everything_beside_the_vectors_is_kept(tmp_path: Path, denoiser: Denoise
         assert (np.array(found) * expected(denoiser, rows)).sum(1).min() > 0.9995
 
 
-def _bad(name: str, path: Path) -> Path:
-    ragged = '{"embedding": [1, 2]}\n{"embedding": [1]}\n'
-    texts = {"missing.jsonl": '{"vector": [1.0]}\n', "ragged.jsonl": ragged, "text.jsonl": "hello\n", "other.csv": "1"}
-    texts["huge.jsonl"] = f'{{"embedding": [1, 1{"0" * 400}]}}\n'
-    columns = {"column": {"a": [1]}, "numbers": {"embedding": [1]}, "strings": {"embedding": ["1"]}}
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        "flat.npy": np.zeros(3),
-        "width.npy": np.zeros((2, 3)),
-        "ints.npy": np.zeros((2, 384), np.int8),
-    }
-    if name in texts:
-        (path / name).write_text(texts[name])
-    elif name in arrays:
-        np.save(path / name, arrays[name])
-    elif name == "nan.npy":
-        vectors = np.zeros((3, 384), np.float32)
-        vectors[2, 7] = np.nan
-        np.save(path / name, vectors)
-    elif name == "objects.npy":
-        np.save(path / name, np.array([{}, {}]), allow_pickle=True)
-    elif name == "garbage.parquet":
-        (path / name).write_bytes(b"garbage")
-    elif name.endswith(".parquet"):
-        parquet.write_table(pa.table(columns[name.removesuffix(".parquet")]), path / name)
-    return path / name
+def test_half_of_a_surrogate_pair_beside_the_vectors_is_kept(
+    tmp_path: Path, denoiser: Denoiser, clean: Embeddings
+) -> None:
+    said = r'"\ud83d and \ud83d\ude00"'
+    (tmp_path / "in.jsonl").write_text(f'{{"said": {said}, "embedding": {clean[0].tolist()}}}\n')
+    through(denoiser, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["said"] == json.loads(said)
 
 
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [
-        ("absent.npy", "cannot read"),
-        ("flat.npy", "floats of shape"),
-        ("ints.npy", "int8"),
-        ("objects.npy", "cannot read"),
-        ("width.npy", "rows of 3 numbers; the model takes 384"),
-        ("nan.npy", "row 2, column 7 is nan"),
-        ("missing.jsonl", "row 0 is no JSON object with a list of numbers in 'embedding'"),
-        ("text.jsonl", "row 0 is no JSON"),
-        ("ragged.jsonl", "rows of 2 numbers"),
-        ("huge.jsonl", "row 0 has a number that is too large"),
-        ("column.parquet", "no column 'embedding'"),
-        ("numbers.parquet", "column 'embedding' holds int64; lists of numbers are needed"),
-        ("strings.parquet", "column 'embedding' holds string; lists of numbers are needed"),
-        ("garbage.parquet", "cannot read"),
-        ("other.csv", "convert it first"),
-    ],
-)
-def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, denoiser: Denoiser, name: str, complaint: str) -> None:
-    source = _bad(name, tmp_path)
-    with pytest.raises(FileError, match=complaint.replace("(", r"\(")) as refusal:
-        through(denoiser, source, tmp_path / f"out{source.suffix}")
-    assert "\n" not in str(refusal.value)
-    assert not (tmp_path / f"out{source.suffix}").exists()
+def test_a_file_refused_halfway_leaves_nothing_behind(tmp_path: Path, denoiser: Denoiser, noisy: Embeddings) -> None:
+    broken = noisy.copy()
+    broken[CHUNK + 1, 0] = np.nan
+    for suffix in (".npy", ".parquet"):
+        _write(tmp_path / f"in{suffix}", broken)
+        with pytest.raises(FileError, match=f"row {CHUNK + 1}, column 0 is nan"):
+            through(denoiser, tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
+    assert not list(tmp_path.glob("out*"))
 
 
-def test_the_verbs_of_the_python_api(tmp_path: Path, clean: Embeddings) -> None:
-    recipe = Recipe(steps=20, batch=64)
-    made = Denoiser.train(clean, recipe)
-    made.save(tmp_path / "made")
-    again = Denoiser.load(tmp_path / "made")
-    noisy = add_noise(clean, 0.1, 1)
-    np.testing.assert_allclose(again.denoise(noisy), made.denoise(noisy), atol=2e-3)
-    assert again.manifest["recipe"]["steps"] == 20
+@pytest.mark.parametrize("adapt", [False, True])
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, denoiser: Denoiser, clean: Embeddings, adapt: bool
+) -> None:
+    np.save(tmp_path / "in.npy", clean)
+    (tmp_path / "folder.npy").mkdir()
+    begun: list[str] = []
 
+    def tracking(what: str, _: int) -> Note:
+        begun.append(what)
+        return lambda _: None
 
-def test_evaluate_measures_own_text_and_vectors(tmp_path: Path, clean: Embeddings) -> None:
-    np.save(tmp_path / "own.npy", clean[:60])
-    shutil.copy(Path(__file__).with_name("sentences.txt"), tmp_path / "own.txt")
-    report, plot, figures = (tmp_path / name for name in ("report.md", "plot.png", "figures.json"))
-    code, err = command(
-        "evaluate", "--vectors", tmp_path / "own.npy", "--text", tmp_path / "own.txt",
-        "--markdown", report, "--plot", plot, "--json", figures,
-    )  # fmt: skip
-    assert code == 0, err
-    assert "own.npy, noise level 0.1" in report.read_text()
-    assert "own.txt, noise level 0.1" in report.read_text()
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert {m["method"] for m in json.loads(figures.read_text())} >= {"identity", "zeros", "Wiener", "neighbours"}
-
-
-def test_evaluate_refuses_absent_vectors_and_those_of_another_width_in_one_line(tmp_path: Path) -> None:
-    np.save(tmp_path / "width.npy", np.zeros((60, 3)))
-    for name, complaint in (("absent.npy", "cannot read"), ("width.npy", "rows of 3 numbers; the model takes 384")):
-        code, err = command("evaluate", "--vectors", tmp_path / name)
-        assert (code, err.count("\n")) == (1, 1)
-        assert complaint in err
+    for name, complaint in (("folder.npy", "is a folder; name a file"), ("absent/out.npy", "No such file")):
+        with pytest.raises(FileError, match=complaint):
+            denoise_file(tmp_path / "in.npy", tmp_path / name, denoiser, Options("model", adapt=adapt), tracking)
+    assert not begun
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.npy", "in.npy"]

@@ -1,28 +1,22 @@
 """The command line as a user types it."""
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from bench.ports import free_port
+from tests.denoiser.commands import outcome, refusal
 from tests.servers import running
-
-
-def outcome(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    command, env = [sys.executable, "-m", "denoiser", *arguments], os.environ | environment
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_help_names_the_commands() -> None:
     code, out, _ = outcome("--help")
     assert code == 0
     assert all(command in out for command in ("train", "evaluate", "serve"))
+    assert "Standard deviation of the noise; estimated without it." in outcome("denoise", "--help")[1]
 
 
 def test_serve_refuses_a_port_that_is_taken_in_one_line() -> None:
@@ -81,6 +75,24 @@ def test_train_says_what_is_wrong_with_the_text(tmp_path: Path) -> None:
     assert code == 1
     assert err.count("\n") == 1
     assert "cannot read" in err
+
+
+def test_train_refuses_an_output_that_it_must_not_or_cannot_write_before_it_reads_text(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for output, complaint in (
+        (tmp_path, "is a folder of other files than a checkpoint's; name another folder"),
+        (tmp_path / "thesis.txt", "is a file; name another place"),
+        (Path(), "is the current folder"),
+        (Path("/proc/model"), "cannot write /proc/model"),
+    ):
+        assert complaint in refusal("train", "--output", output, "--text", tmp_path / "missing.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_train_refuses_a_seed_that_is_too_large_at_once() -> None:
+    code, _, err = outcome("train", "--seed", "99999999999999999999999")
+    assert code == 2
+    assert "less than or equal to 9223372036854775807" in err
 
 
 def test_train_without_apt_get_says_so(tmp_path: Path) -> None:

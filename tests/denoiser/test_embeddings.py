@@ -71,6 +71,12 @@ def test_an_unusable_request_is_refused(client: httpx.Client, change: dict[str, 
     assert complaint in reply.json()["detail"]
 
 
+def test_openai_s_client_shows_why_it_was_refused(embeddings: openai.resources.Embeddings) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match=r"input\[1\] is empty; every text needs") as refused:
+        embeddings.create(model="any", input=["fine", " "])
+    assert refused.value.response.json()["error"]["code"] == 422
+
+
 def test_many_clients_at_once_get_their_own_rows(client: httpx.Client, encoder: MiniLM) -> None:
     texts = [f"Ticket number {n} is still open, {'please ' * (n % 7)}answer." for n in range(60)]
     expected = encoder.encode(texts)

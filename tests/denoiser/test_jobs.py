@@ -14,12 +14,14 @@ import pytest
 from pydantic import SecretStr
 
 from bench.ports import free_port
-from denoiser.api.app import create_app
-from denoiser.api.server import open_training
+from denoiser.api.app import TrainingParts, create_app
+from denoiser.api.server import only_readable, open_denoiser, open_training
 from denoiser.api.service import Limits, Service
 from denoiser.api.training_routes import TrainingRoutes
-from denoiser.errors import OffError
-from denoiser.jobs.store import Job, Store
+from denoiser.errors import ConflictError, OffError
+from denoiser.jobs.models import Models
+from denoiser.jobs.run import Order, run
+from denoiser.jobs.store import ENDS, Store
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
@@ -39,6 +41,13 @@ def web(client: httpx.Client) -> Iterator[httpx.Client]:
 
 def send(web: httpx.Client, content: bytes, path: str = "/upload/", name: str = "team.txt") -> httpx.Response:
     return web.post(path, files={"file": (name, content)})
+
+
+def denoised(web: httpx.Client) -> list[list[float]]:
+    """What the model in use makes of the same noisy vector each time."""
+    body = {"texts": ["The red boat stops near my neighbour."], "noise_level": 0.1, "seed": 1}
+    found: list[list[float]] = web.post("/denoise/text", json=body).json()["denoised_embeddings"]
+    return found
 
 
 def events(web: httpx.Client, job: str) -> Iterator[dict[str, object]]:
@@ -85,7 +94,19 @@ def test_another_kind_of_body_is_refused(web: httpx.Client) -> None:
     assert web.post("/upload/", content=b"--x", headers={"content-type": "multipart/form-data"}).status_code == 422
 
 
+def test_media_types_are_in_any_case(web: httpx.Client) -> None:
+    request = web.build_request("POST", "/upload/", files={"file": b"Only one line of text."})
+    request.headers["content-type"] = request.headers["content-type"].replace("multipart/form", "Multipart/Form")
+    assert "found 1 different sentences" in web.send(request).json()["detail"]
+
+
+def test_a_parameter_that_cannot_be_used_is_refused_in_one_line(web: httpx.Client) -> None:
+    reply = send(web, TEXT.encode(), "/upload/?wait=maybe")
+    assert (reply.status_code, reply.json()) == (422, {"detail": "wait is 'maybe'; send true or false"})
+
+
 def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client, data: Path) -> None:
+    with_old = denoised(web)
     accepted = send(web, TEXT.encode(), name="../dir/team.txt")
     assert accepted.status_code == 202
     body = accepted.json()
@@ -99,13 +120,14 @@ def test_an_upload_is_trained_while_the_service_answers(web: httpx.Client, data:
     for event in events(web, body["job_id"]):
         seen.append(event)
         assert web.post("/denoise/text", json={"texts": ["Still there?"]}).status_code == 200
+    assert not np.allclose(denoised(web), with_old, atol=1e-6)
     assert [e["state"] for e in seen if "state" in e] == [
         "queued", "encoding", "training", "evaluating", "promoting", "done",
     ]  # fmt: skip
     steps = [e["done"] for e in seen if "loss" in e]
     assert steps == [*range(1, 11)]
     job = web.get(body["status_url"]).json()
-    assert (job["state"], job["progress"]["total"]) == ("done", 1)
+    assert (job["state"], job["progress"]) == ("done", {"done": 1, "total": 1})
     assert [point["step"] for point in job["losses"]] == steps
     assert {f["method"] for f in job["figures"]} == {"identity", "Wiener", "active model", "new model"}
     assert job["promoted"] is True, job["message"]
@@ -118,23 +140,40 @@ def test_the_new_model_answers_and_the_old_one_can_be_had_back(web: httpx.Client
     models = {m["model_id"]: m for m in web.get("/models").json()}
     trained = next(name for name in models if name != "default")
     assert models[trained]["active"] is True
-    body = {"texts": ["The red boat stops near my neighbour."], "noise_level": 0.1, "seed": 1}
-
-    def answer() -> list[list[float]]:
-        found: list[list[float]] = web.post("/denoise/text", json=body).json()["denoised_embeddings"]
-        return found
-
-    limit = time.monotonic() + 120
-    with_new = answer()
+    with_new = denoised(web)
     assert web.post("/models/default/activate").json()["active"] is True
-    with_old = answer()
-    while (np.abs(np.subtract(with_new, with_old)) < 1e-6).all() and time.monotonic() < limit:
-        web.post(f"/models/{trained}/activate")
-        with_new = answer()
-        web.post("/models/default/activate")
-        with_old = answer()
-    assert not np.allclose(with_new, with_old, atol=1e-6)
+    assert not np.allclose(denoised(web), with_new, atol=1e-6)
     assert web.post("/models/nothing/activate").status_code == 404
+
+
+def test_a_damaged_model_is_listed_as_such_and_refused_without_a_path(web: httpx.Client, data: Path) -> None:
+    trained = next(m["model_id"] for m in web.get("/models").json() if m["model_id"] != "default")
+    folder = data / "models" / trained
+    folder.rename(aside := data / "aside")
+    refused = web.post(f"/models/{trained}/activate")
+    listed = {m["model_id"]: m["sha256"] for m in web.get("/models").json()}
+    aside.rename(folder)
+    assert refused.status_code == 409
+    assert f"model {trained} is damaged or missing" in refused.json()["detail"]
+    assert "/" not in refused.text
+    assert listed[trained] == "damaged"
+
+
+def test_models_are_listed_when_the_one_of_model_path_has_gone(tmp_path: Path) -> None:
+    [default] = Models(tmp_path, tmp_path / "gone", Store(tmp_path)).all()
+    assert (default.id, default.sha256, default.active) == ("default", "damaged", True)
+
+
+def test_a_job_on_a_model_that_has_gone_fails_without_a_path(tmp_path: Path) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    job = training.store.add("team.txt", TEXT, 150).id
+    run(Order(data=tmp_path, default=tmp_path / "gone", encoder=None, job=job, steps=1))
+    training.close()
+    failed = training.store.get(job)
+    assert failed.state == "failed"
+    assert "the active model is damaged or missing" in failed.message
+    assert "/" not in failed.message
 
 
 def test_waiting_gives_the_seed_s_reply_and_a_model_no_better_stays_aside(web: httpx.Client) -> None:
@@ -162,6 +201,12 @@ def test_a_job_can_be_cancelled_once(web: httpx.Client) -> None:
     assert web.get("/jobs/nothing/events").status_code == 404
 
 
+@pytest.mark.parametrize("last", ["abc", "9" * 23, str(2**63), "9" * 5000, "-1"])
+def test_an_unusable_last_event_id_is_ignored(web: httpx.Client, last: str) -> None:
+    url = f"/jobs/{web.get('/jobs').json()[0]['job_id']}/events"
+    assert web.get(url, headers={"Last-Event-ID": last}).text.count("event: state") > 1
+
+
 @pytest.mark.parametrize(
     "headers", [{"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}, {"Host": "["}]
 )
@@ -172,69 +217,88 @@ def test_pages_of_other_sites_cannot_train_or_switch(web: httpx.Client, headers:
 
 def test_a_second_server_with_the_same_data_serves_without_training(server: Server, data: Path) -> None:
     assert server.healthy()
-    off = open_training(Settings(denoiser_data=data), "127.0.0.1")
+    off = open_training(Settings(denoiser_data=data))
     assert "another server uses the data folder" in str(off)
 
 
 @pytest.mark.parametrize(
     ("host", "key", "off"), [("0.0.0.0", None, True), ("0.0.0.0", "key", False), ("::1", None, False)]
 )
-def test_without_a_key_uploads_are_off_unless_bound_to_localhost(
-    tmp_path: Path, host: str, key: str | None, off: bool
-) -> None:
-    settings = Settings(denoiser_data=tmp_path, api_key=SecretStr(key) if key else None)
-    training = open_training(settings, host)
-    assert isinstance(training, OffError) is off
-    if isinstance(training, OffError):
-        assert "set API_KEY" in str(training)
-    else:
-        training.close()
+def test_without_a_key_changing_is_off_unless_bound_to_localhost(host: str, key: str | None, off: bool) -> None:
+    closed = only_readable(Settings(api_key=SecretStr(key) if key else None), host)
+    assert (closed is not None) is off
+    assert closed is None or "set API_KEY" in str(closed)
 
 
-async def test_what_killed_workers_left_is_cleared_away_when_nothing_is_unfinished(tmp_path: Path) -> None:
-    training = open_training(Settings(denoiser_data=tmp_path), "127.0.0.1")
+def test_where_changing_is_off_jobs_and_models_can_be_read(tmp_path: Path, denoiser: Denoiser, encoder: MiniLM) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
     assert not isinstance(training, OffError)
-    whole, half = tmp_path / "models" / "20260101-120000-abcdef", tmp_path / "models" / ".20260101-120000-abcdef.new.7"
-    for folder in (whole, half):
+    parts = TrainingParts(training, open_denoiser, closed=OffError("uploads and model switching are off"))
+    app = create_app(lambda: Service(denoiser, encoder, Limits(10, 10)), Settings(), parts=parts)
+    with running_app(app) as address:
+        assert httpx.get(f"{address}/jobs", timeout=60).json() == []
+        assert [m["model_id"] for m in httpx.get(f"{address}/models", timeout=60).json()] == ["default"]
+        for method, path in (("POST", "/upload/"), ("POST", "/models/default/activate"), ("DELETE", "/jobs/any")):
+            assert httpx.request(method, address + path, timeout=60).status_code == 403
+    training.close()
+
+
+async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_nothing_is_unfinished(
+    tmp_path: Path,
+) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    store, models = training.store, training.models
+    done = store.add("team.txt", TEXT, 150).id
+    store.judge(done, False, [], "no better")
+    store.finish(done, models.base)
+    cancelled = store.add("team.txt", TEXT, 150).id
+    store.end(cancelled, "cancelled", "cancelled")
+    whole, half, dropped = (models.folder(name) for name in (done, f".{done}.new.7", cancelled))
+    for folder in (whole, half, dropped):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "cache" / "some.npy").write_bytes(b"embeddings")
 
-    async def switch(model: str) -> None:
-        raise AssertionError(model)
+    async def switch(path: Path) -> None:
+        raise AssertionError(path)
 
     work = asyncio.create_task(training.supervisor(switch).run())
     async with asyncio.timeout(60):
-        while half.exists() or list((tmp_path / "cache").iterdir()):  # noqa: ASYNC110 (another thread's work)
+        while half.exists() or dropped.exists() or list((tmp_path / "cache").iterdir()):  # noqa: ASYNC110 (another thread's work)
             await asyncio.sleep(0.02)
     work.cancel()
     training.close()
     assert whole.is_dir()
 
 
-async def test_a_model_activated_after_a_job_has_ended_keeps_its_place(tmp_path: Path) -> None:
-    training = open_training(Settings(denoiser_data=tmp_path), "127.0.0.1")
+async def test_a_new_model_is_switched_to_before_its_job_is_done_and_a_cancel_meanwhile_is_too_late(
+    tmp_path: Path,
+) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path, train_steps=100))
     assert not isinstance(training, OffError)
-    switched: list[str] = []
+    routes, store = TrainingRoutes(training, 1, False, threading.Event()), training.store
+    seen: list[str] = []
+    cancels: list[asyncio.Task[object]] = []
 
-    async def switch(model: str) -> None:
-        switched.append(model)
+    async def switch(path: Path) -> None:
+        seen.append(store.get(path.name).state)
+        cancels.append(asyncio.create_task(routes.cancel(path.name)))
+        await asyncio.sleep(0.2)
+        seen.append(store.get(path.name).state)
 
-    async def begun(job: Job) -> None:
-        async with asyncio.timeout(60):
-            while not training.store.get(job.id).starts:  # noqa: ASYNC110 (another thread's work)
-                await asyncio.sleep(0.02)
-
-    job = training.store.add("team.txt", TEXT, 150)
-    work = asyncio.create_task(TrainingRoutes(training, 1, False, threading.Event()).run(switch))
-    await begun(job)
-    training.store.finish(job.id, [], training.models.base, "better")  # as its worker does
-    training.store.activate("default", training.models.base)
-    await begun(training.store.add("next.txt", TEXT, 150))
+    job = store.add("team.txt", TEXT, 150).id
+    work = asyncio.create_task(routes.run(switch))
+    async with asyncio.timeout(240):
+        while store.get(job).state not in ENDS:  # noqa: ASYNC110 (another process's work)
+            await asyncio.sleep(0.1)
+    with pytest.raises(ConflictError, match="it is done"):
+        await cancels[0]
     work.cancel()
     await asyncio.wait([work])
     training.close()
-    assert switched == []
+    assert seen == ["promoting", "promoting"]
+    assert training.models.active() == job
 
 
 def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: MiniLM) -> None:

@@ -61,6 +61,15 @@ def test_where_noise_hides_nearly_all_nothing_is_recognised(trained: Denoiser, c
     assert np.isfinite(trained.denoise(noisy, levels)).all()
 
 
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+@pytest.mark.parametrize("level", [1e-45, 1e-38, 1e-30, 1e-20, 1e-15, 1e-6])
+def test_with_next_to_no_noise_vectors_come_back_as_they_were(
+    trained: Denoiser, clean: Embeddings, level: float, mode: Mode
+) -> None:
+    denoised = trained.denoise(clean, np.full(len(clean), level), mode)
+    np.testing.assert_allclose(denoised, clean, atol=1e-5)
+
+
 def test_rows_of_any_level_share_a_batch_and_rows_without_noise_stay(trained: Denoiser, clean: Embeddings) -> None:
     levels = np.array([0.0, 0.1] * 40)
     noisy = np.where(levels[:, None] > 0, add_noise(clean[:80], 0.1, 3), clean[:80])
@@ -93,7 +102,8 @@ def test_of_too_many_the_oldest_are_forgotten(
     denoiser: Denoiser, clean: Embeddings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "MOST", 50)
-    network = denoiser.trained(clean[:40], AT_ONCE).network
+    network = denoiser.trained(clean[:64], AT_ONCE).network
+    np.testing.assert_array_equal(network.known.numpy(), clean[:50])
     remember(network, torch.from_numpy(clean[80:110]))
     expected = np.concatenate([clean[80:110], clean[:20]])
     np.testing.assert_array_equal(network.known.numpy(), expected)

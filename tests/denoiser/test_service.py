@@ -220,7 +220,7 @@ def test_metrics_count_requests_and_rows(client: httpx.Client) -> None:
     page = client.get("/metrics")
     assert page.headers["content-type"].startswith("text/plain")
     assert 'denoiser_requests_total{route="/denoise/text",status="200"}' in page.text
-    assert "denoiser_rows_total" in page.text
+    assert "# HELP denoiser_rows_total Embeddings in replies, denoised or not." in page.text
     assert "denoiser_ready 1.0" in page.text
 
 

@@ -13,7 +13,7 @@ from denoiser.errors import ConflictError
 from denoiser.jobs.store import Job, Store
 from denoiser.jobs.supervisor import Supervisor
 
-FINISH = "import sys; from pathlib import Path; from denoiser.jobs.store import Store; s = Store(Path(sys.argv[1]))"
+JUDGE = "import sys; from pathlib import Path; from denoiser.jobs.store import Store; s = Store(Path(sys.argv[1]))"
 
 
 @pytest.fixture
@@ -23,12 +23,14 @@ def store(tmp_path: Path) -> Store:
 
 @asynccontextmanager
 async def supervised(store: Store, program: str, switched: list[str]) -> AsyncIterator[Supervisor]:
-    async def promoted(model: str) -> None:
-        switched.append(model)
+    async def finish(job: str) -> None:
+        if store.verdict(job):
+            switched.append(job)
+        store.finish(job, "base")
 
     folder = store.path.parent
     command = [sys.executable, "-c", program, str(folder)]
-    supervisor = Supervisor(store, lambda job: [*command, job], lambda: None, promoted)
+    supervisor = Supervisor(store, lambda job: [*command, job], lambda: None, finish)
     task = asyncio.create_task(supervisor.run())
     yield supervisor
     task.cancel()
@@ -57,15 +59,15 @@ async def test_a_worker_that_dies_is_started_again_but_not_for_ever(store: Store
 
 async def test_a_promoted_model_is_handed_over(store: Store) -> None:
     job, switched = add(store), list[str]()
-    async with supervised(store, f"{FINISH}; s.finish(sys.argv[2], [], 'base', 'better')", switched):
-        await until(lambda: bool(switched))
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], True, [], 'better')", switched):
+        await until(lambda: store.get(job.id).state == "done")
     assert switched == [job.id] == [store.active("base")]
     assert store.get(job.id).promoted
 
 
 async def test_a_model_that_is_no_better_is_not(store: Store) -> None:
     job, switched = add(store), list[str]()
-    async with supervised(store, f"{FINISH}; s.finish(sys.argv[2], [], None, 'not better')", switched):
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], False, [], 'not better')", switched):
         await until(lambda: store.get(job.id).state == "done")
     assert switched == []
     assert store.active("base") is None
@@ -87,12 +89,12 @@ async def test_a_cancelled_job_ends_its_worker_and_the_next_may_come(store: Stor
 async def test_what_ran_waits_again_after_a_restart(store: Store) -> None:
     job = add(store)
     store.enter(job.id, "training", 10)
-    async with supervised(store, f"{FINISH}; s.finish(sys.argv[2], [], None, 'done')", []):
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], False, [], 'done')", []):
         await until(lambda: store.get(job.id).state == "done")
 
 
 async def test_after_a_full_disk_what_waits_is_tried_again(store: Store) -> None:
-    command, attempts = [sys.executable, "-c", f"{FINISH}; s.finish(sys.argv[2], [], None, 'done')"], list[str]()
+    command, attempts = [sys.executable, "-c", f"{JUDGE}; s.judge(sys.argv[2], False, [], 'done')"], list[str]()
 
     def command_for(job: str) -> list[str]:
         attempts.append(job)
@@ -100,11 +102,11 @@ async def test_after_a_full_disk_what_waits_is_tried_again(store: Store) -> None
             raise OSError(errno.ENOSPC, "No space left on device")
         return [*command, str(store.path.parent), job]
 
-    async def promoted(model: str) -> None:
-        raise AssertionError(model)
+    async def finish(job: str) -> None:
+        store.finish(job, "base")
 
     job = add(store)
-    work = asyncio.create_task(Supervisor(store, command_for, lambda: None, promoted, pause=0.01).run())
+    work = asyncio.create_task(Supervisor(store, command_for, lambda: None, finish, pause=0.01).run())
     await until(lambda: store.get(job.id).state == "done")
     work.cancel()
     await asyncio.wait([work])
@@ -120,7 +122,8 @@ def test_only_one_job_at_a_time_and_none_ends_twice(store: Store) -> None:
     assert not store.end(job.id, "failed", "too late")
     store.enter(job.id, "training", 10)
     store.advance(job.id, 5, 0.5)
-    store.finish(job.id, [], "base", "too late")
+    store.judge(job.id, True, [], "too late")
+    store.finish(job.id, "base")
     assert (store.get(job.id), store.events(job.id)) == (ended, events)
     assert store.active("base") is None
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from denoiser.errors import CheckpointError, CorpusError
+from denoiser.errors import CorpusError
 from denoiser.evaluation.measures import measure, measure_quantised, spearman
 from denoiser.evaluation.methods import methods_of
-from denoiser.model import checkpoint
-from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
 from denoiser.model.neighbours import SITUATIONS, overlaps
@@ -24,7 +22,6 @@ from denoiser.text.corpus import Corpus
 from denoiser.text.embeddings import count_texts, prepare
 
 SMALL = Recipe(steps=30, batch=32, hidden=16, blocks=1)
-MANIFEST = {"blend": {"levels": [0.0], "shares": [0.5]}}
 
 
 def quiet(*_: object) -> None:
@@ -112,46 +109,6 @@ def test_weights_along_the_axes_are_interpolated_between_levels_and_a_share_of_0
     torch.testing.assert_close(half, torch.nn.functional.normalize(noisy + 3.5 * estimate), atol=1e-4, rtol=0)
     same = network.blend(noisy, estimate, level, torch.zeros_like(level))
     torch.testing.assert_close(same, noisy, atol=1e-4, rtol=0)
-
-
-def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, small: Network) -> None:
-    written = checkpoint.save(tmp_path / "made", small, MANIFEST)
-    network, manifest = checkpoint.load(tmp_path / "made" / "model.safetensors")
-    assert manifest == written == checkpoint.read_manifest(tmp_path / "made")
-    for name, tensor in network.state_dict().items():
-        torch.testing.assert_close(tensor, small.state_dict()[name].half().float())
-    assert [p.name for p in tmp_path.iterdir()] == ["made"]
-
-
-def test_saving_again_replaces_the_checkpoint(tmp_path: Path, small: Network) -> None:
-    for note in ("first", "second"):
-        checkpoint.save(tmp_path / "made", small, {**MANIFEST, "note": note})
-    assert checkpoint.read_manifest(tmp_path / "made")["note"] == "second"
-
-
-def test_a_damaged_missing_or_foreign_checkpoint_is_refused(tmp_path: Path, small: Network) -> None:
-    folder = tmp_path / "made"
-    checkpoint.save(folder, small, MANIFEST)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        checkpoint.load(folder)
-    (folder / "manifest.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not a manifest"):
-        checkpoint.load(folder)
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        checkpoint.load(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        checkpoint.load(tmp_path / "old.pt")
-
-
-def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
-    manifest = checkpoint.read_manifest(BUNDLED_CHECKPOINT)
-    assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 8_000_000
-    assert manifest["training_sentences"] > 50_000
-    assert all(source["licence"] and source["version"] for source in manifest["sources"])
-    unfamiliar = {s["package"] for s in manifest["sources"] if s["use"] != "training"}
-    assert not unfamiliar & {s["package"] for s in manifest["sources"] if s["use"] == "training"}
 
 
 def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept(

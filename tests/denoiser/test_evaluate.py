@@ -1,0 +1,125 @@
+"""What `evaluate` takes of the user's own, and what its report says of it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denoiser.evaluation.measures import Measure
+from denoiser.evaluation.report import Measured, markdown
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
+from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import SITUATIONS
+from tests.denoiser.commands import outcome, refusal
+from tests.denoiser.texts import sentences
+
+BUNDLED_REPORT = BUNDLED_CHECKPOINT.parents[1] / "EVALUATION.md"
+
+
+def described(sizes: dict[str, int], *, own: bool) -> list[str]:
+    """The lines of a report about sets of these sizes."""
+    of_each: dict[str, dict[str, float]] = {key: dict.fromkeys(SITUATIONS, 0.5) for key in ("overlap", "gain")}
+    measures = [
+        Measure(
+            domain=domain,
+            level=0.1,
+            method=method,
+            mse=0.01,
+            cosine=0.5,
+            spearman=0.3,
+            interval=dict.fromkeys(SITUATIONS, (0.4, 0.6)),
+            gain_error=dict.fromkeys(SITUATIONS, 0.1),
+            **of_each,
+        )
+        for domain in sizes
+        for method in ("identity", "neighbours", "adapted")
+    ]
+    return markdown(Measured(sizes, own, measures, [], []), read_manifest(BUNDLED_CHECKPOINT)).splitlines()
+
+
+def test_the_words_about_the_bundled_evaluation_are_those_of_its_report() -> None:
+    published = BUNDLED_REPORT.read_text().splitlines()
+    sizes = {name: int(size.replace(",", "")) for name, size in re.findall(r"([\w-]+) \(([\d,]+)\)", published[2])}
+    words = [line for line in described(sizes, own=False) if not line.startswith(("|", "Worst case"))]
+    shown = [line for line in published if not line.startswith(("|", "Worst case"))]
+    assert words == shown
+
+
+def test_a_report_on_own_sets_claims_nothing_that_is_not_known() -> None:
+    words = "\n".join(described({"own.npy": 50, "more.npy": 50}, own=True))
+    assert "overlap@10 of 50 queries" in words
+    assert "whether the network was trained on text like theirs is not known" in words
+    assert "never saw" not in words
+    assert "in none of these sets" not in words
+    assert "autoencoder" not in words
+    assert "overlap@10 of 50 to 1,000 queries" in "\n".join(described({"own.npy": 50, "more.npy": 2000}, own=True))
+
+
+def test_evaluate_measures_own_text_and_vectors(tmp_path: Path, clean: Embeddings) -> None:
+    np.save(tmp_path / "own.npy", clean[:60])
+    shutil.copy(Path(__file__).with_name("sentences.txt"), tmp_path / "own.txt")
+    report, plot, figures = (tmp_path / name for name in ("report.md", "plot.png", "figures.json"))
+    code, _, err = outcome(
+        "evaluate", "--vectors", tmp_path / "own.npy", "--text", tmp_path / "own.txt",
+        "--markdown", report, "--plot", plot, "--json", figures,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "own.npy, noise level 0.1" in report.read_text()
+    assert "own.txt, noise level 0.1" in report.read_text()
+    assert re.search(r"own.npy \(60\), own.txt \(\d+\); they are your own", report.read_text())
+    assert "overlap@10 of 60 to 1" in report.read_text()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert {m["method"] for m in json.loads(figures.read_text())} >= {"identity", "zeros", "Wiener", "neighbours"}
+
+
+def test_sixty_sentences_are_enough_to_measure_and_fewer_than_fifty_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text(sentences(49))
+    err = refusal("evaluate", "--text", tmp_path / "own.txt")
+    assert "found 49 different sentences" in err
+    assert "at least 50 are needed to measure: send more text" in err
+    (tmp_path / "own.txt").write_text(sentences(60))
+    code, out, err = outcome("evaluate", "--text", tmp_path / "own.txt")
+    assert code == 0, err
+    assert "own.txt (60)" in out
+
+
+def test_longer_vectors_are_measured_at_length_one_and_that_is_said(tmp_path: Path, clean: Embeddings) -> None:
+    np.save(tmp_path / "long.npy", clean[:60] * np.where(np.arange(60) == 3, 5, 1)[:, None])
+    code, out, err = outcome("evaluate", "--vectors", tmp_path / "long.npy")
+    assert code == 0, err
+    assert "lengths of 1 to 5; all are measured at 1" in err
+    np.save(tmp_path / "unit.npy", clean[:60])
+    assert outcome("evaluate", "--vectors", tmp_path / "unit.npy")[1] == out.replace("long.npy", "unit.npy")
+
+
+def test_evaluate_refuses_vectors_that_it_cannot_measure_in_one_line(tmp_path: Path, clean: Embeddings) -> None:
+    for name, vectors, complaint in (
+        ("absent.npy", None, "cannot read"),
+        ("width.npy", np.zeros((60, 3)), "rows of 3 numbers; the model takes 384"),
+        ("zeros.npy", clean[:60] * (np.arange(60) != 3)[:, None], "row 3 is all zeros"),
+    ):
+        if vectors is not None:
+            np.save(tmp_path / name, vectors.astype(np.float32))
+        assert complaint in refusal("evaluate", "--vectors", tmp_path / name)
+
+
+def test_evaluate_refuses_two_sets_of_one_name(tmp_path: Path, clean: Embeddings) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "v.npy", clean[:60])
+    err = refusal("evaluate", "--vectors", tmp_path / "x" / "v.npy", "--vectors", tmp_path / "y" / "v.npy")
+    assert "v.npy is the name of several files" in err
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--plot"])
+def test_evaluate_refuses_an_output_that_cannot_be_written_before_it_measures(
+    tmp_path: Path, clean: Embeddings, option: str
+) -> None:
+    np.save(tmp_path / "own.npy", clean[:60])
+    for place, complaint in (("absent/out", "No such file or directory"), (".", "Is a directory")):
+        err = refusal("evaluate", "--vectors", tmp_path / "own.npy", option, tmp_path / place)
+        assert f"cannot write {tmp_path / place}: {complaint}" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["own.npy"]
