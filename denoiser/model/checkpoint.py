@@ -63,7 +63,8 @@ def check_target(folder: Path) -> Path:
         target = folder.resolve()
         if target.exists():
             _check_replaceable(target, folder)
-        with tempfile.TemporaryDirectory(dir=next(parent for parent in target.parents if parent.exists())):
+        parent = next(parent for parent in target.parents if parent.exists())
+        with tempfile.TemporaryDirectory(prefix=".", dir=parent):
             return target
     except OSError as error:
         raise _unwritable(folder, error) from error
