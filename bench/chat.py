@@ -236,12 +236,10 @@ def _save(figures: Figures, path: Path | None, prompts: str, new_tokens: int) ->
 
 
 def _plot(figures: Figures, path: Path) -> None:
-    import matplotlib  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure = Figure(figsize=(8, 5))
+    axes = figure.subplots()
     for name, rows in figures.items():
         axes.plot(
             [row["concurrent"] for row in rows], [row["tokens_per_second"] for row in rows], marker="o", label=name

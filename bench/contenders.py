@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -195,11 +195,14 @@ def _line(process: "subprocess.Popen[str]", start: str, log: Path) -> str:
     raise _last_words(log)
 
 
-def wait_healthy(process: "subprocess.Popen[Any]", url: str, log: Path) -> None:
-    """Return when the server at `url` answers. Raises ContenderFailed when its process ends, or after 15 minutes."""
+def wait_healthy(
+    process: "subprocess.Popen[Any]", url: str, log: Path, routes: Sequence[str] = ("/ping", "/health")
+) -> None:
+    """Return when one of the routes at `url` gives 200. Raises ContenderFailed when the server's process ends, or after
+    15 minutes."""
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit and process.poll() is None:
-        for route in ("/ping", "/health"):
+        for route in routes:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(url + route, timeout=5).is_success:
                     return

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.contenders import ContenderFailed, wait_healthy
 from bench.ports import free_port
 from bench.turns import rotated
 
@@ -77,21 +78,14 @@ def _service() -> Iterator[str]:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
-            while not _healthy(url):
-                if process.poll() is not None:
-                    raise typer.BadParameter((Path(folder) / "log").read_text()[-500:])
-                time.sleep(0.3)
+            wait_healthy(process, url, Path(folder) / "log", ["/ping"])
             yield url
+        except ContenderFailed as error:
+            print(f"bench: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
         finally:
             process.terminate()
             process.wait()
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/ping").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:

@@ -118,7 +118,7 @@ class Budget:
         return length
 
 
-class Choice(Protocol):
+class SamplingFields(Protocol):
     """The part of a request that says how to choose tokens."""
 
     def sampling(self, max_new_tokens: int) -> Sampling:
@@ -130,7 +130,7 @@ class ChatRequest:
     """One request, ready for a prompt."""
 
     messages: list[Message]
-    choice: Choice
+    fields: SamplingFields
     budget: Budget
     replies: Replies
     stream: bool
@@ -147,7 +147,7 @@ class ChatRequest:
 
     def sampling(self, prompt_tokens: int, limits: Limits, most_new_tokens: int) -> Sampling:
         """How to answer a prompt of that many tokens. Raises BadRequest for what `limits` do not allow."""
-        sampling = self.choice.sampling(self.budget.new_tokens(prompt_tokens, limits, most_new_tokens))
+        sampling = self.fields.sampling(self.budget.new_tokens(prompt_tokens, limits, most_new_tokens))
         if sampling.num_beams > limits.beams:
             raise BadRequest(
                 f"parameters.num_beams: got {sampling.num_beams}, but the engine here searches {limits.beams}; send "
