@@ -77,5 +77,5 @@ class Worker:
         except TimeoutError:
             return False
         except OSError:
-            return True
+            pass
         return True
