@@ -9,15 +9,22 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any
 
+import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from chatglm2.errors import ChatError, NotFound, Unavailable
+from chatglm2.errors import ChatError, DeadlinePassed, NotFound, Unavailable
 from chatglm2.service import Call, ChatService, Reply
 from chatglm2.settings import Settings
+
+_LAST_PART_SECONDS = 5
+"""To read why a stream ended at its deadline."""
+
+log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
@@ -54,23 +61,29 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
     @app.post("/predictions/chatglm2")
     @app.post("/v1/chat/completions")
     async def invoke(request: Request) -> Response:
-        body = await _read(request, settings.max_body_bytes)
+        body = await _read(request, settings.max_body_bytes, settings.deadline_seconds)
         call = Call(body, request.headers.get("content-type"), request.headers.get("authorization"))
-        return _response(await _unless_gone(request, service.handle(call)))
+        reply = await _unless_gone(request, service.handle(call))
+        if isinstance(reply.body, str):
+            return Response(reply.body, media_type=reply.content_type)
+        return _Stream(reply.body, reply.content_type, settings.deadline_seconds + _LAST_PART_SECONDS)
 
     app.add_exception_handler(ChatError, _error)
     app.add_exception_handler(HTTPException, _unknown_route)
     return app
 
 
-async def _read(request: Request, most: int) -> bytes:
+async def _read(request: Request, most: int, seconds: float) -> bytes:
     """The body, or as much of it as shows that it is longer than `most`, which the service refuses."""
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                break
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    break
+    except TimeoutError:
+        raise DeadlinePassed(f"the body did not arrive within {seconds:g} seconds; send it again") from None
     except ClientDisconnect:
         raise Unavailable("the client went away") from None
     return bytes(body)
@@ -89,16 +102,20 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
         gone.cancel()
 
 
-def _response(reply: Reply) -> Response:
-    if isinstance(reply.body, str):
-        return Response(reply.body, media_type=reply.content_type)
-    return StreamingResponse(_closing(reply.body), media_type=reply.content_type)
+class _Stream(StreamingResponse):
+    """Closes `parts` however it ends: read to the end, left by its client, or not read for `seconds`."""
 
+    def __init__(self, parts: AsyncGenerator[str, None], media_type: str, seconds: float) -> None:
+        super().__init__(parts, media_type=media_type)
+        self._parts, self._seconds = parts, seconds
 
-async def _closing(parts: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    async with contextlib.aclosing(parts):
-        async for part in parts:
-            yield part
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._parts):
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                log.warning("a client did not read its stream", seconds=self._seconds)
 
 
 async def _error(_: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from bench.ports import free_port
 from chatglm2.settings import Settings
 from chatglm2.startup import find_model
 from tests import servers
-from tests.chatglm2.tiny import TinyService
+from tests.chatglm2.tiny import TinyService, save_tiny_model
 
 LONG = {"inputs": "Write a long story.", "parameters": {"max_new_tokens": 400, "do_sample": False, "details": True}}
 SHORT = {"inputs": "Hi", "parameters": {"max_new_tokens": 2, "do_sample": False}}
@@ -59,18 +59,61 @@ def status_in_time(chat: servers.Server, body: object) -> int:
 def leave_early(chat: servers.Server, body: object, promised: int = 0) -> None:
     """Send a request, or the first part of one of `promised` bytes, and go away without reading its reply."""
     content = json.dumps(body).encode()
-    host, port = chat.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        head = ["POST /invocations HTTP/1.1", "Host: x", "Authorization: Bearer secret"]
-        head += [f"Content-Length: {promised or len(content)}", "", ""]
-        connection.sendall("\r\n".join(head).encode() + content)
+    with socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2]))) as connection:
+        connection.sendall(request_head(promised or len(content)) + content)
         time.sleep(1)
+
+
+def request_head(length: int) -> bytes:
+    """Of a request whose body has so many bytes."""
+    lines = [
+        "POST /invocations HTTP/1.1",
+        "Host: x",
+        "Authorization: Bearer secret",
+        f"Content-Length: {length}",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode()
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_failure(strict: servers.Server) -> None:
     leave_early(strict, SHORT, promised=1000)
     assert status_in_time(strict, SHORT) == 200
     assert "Traceback" not in strict.log.read_text()
+
+
+def test_clients_that_do_not_read_give_up_their_places_at_the_deadline_and_at_the_end(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    env = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0", "CHAT_DEADLINE_SECONDS": "5", "CHAT_DRAIN_SECONDS": "1"}
+    with servers.chat("serve", tmp_path / "log", env, "--model", str(tmp_path / "model")) as chat:
+        with unread_stream(chat):
+            servers.wait_until(lambda: chat.post("/invocations", SHORT).status_code == 429)
+            assert status_in_time(chat, SHORT) == 200
+        with unread_stream(chat):
+            servers.wait_until(lambda: chat.post("/invocations", SHORT).status_code == 429)
+            chat.process.terminate()
+            assert chat.process.wait(40) == 0
+
+
+@contextlib.contextmanager
+def unread_stream(chat: servers.Server) -> Iterator[None]:
+    """A client that asks for more than fits on the way to it, and reads nothing."""
+    content = json.dumps(LONG | {"parameters": {"max_new_tokens": 3000, "stream": True}}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", int(chat.url.rpartition(":")[2])))
+        connection.sendall(request_head(len(content)) + content)
+        yield
+
+
+def test_a_body_that_does_not_arrive_is_504(tmp_path: Path) -> None:
+    with (
+        servers.chat("serve", tmp_path / "log", {"CHAT_DEADLINE_SECONDS": "1"}) as chat,
+        socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2])), timeout=60) as connection,
+    ):
+        connection.sendall(request_head(1000) + b"{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 504")
 
 
 def test_deadline_is_504() -> None:

@@ -1,6 +1,7 @@
-"""The chat service in the test's own process, on a tiny model with random weights: a request takes milliseconds."""
+"""A tiny model with random weights, whose tokens take a millisecond: in a folder, or served in the test's process."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,20 @@ from chatglm2.startup import find_model
 HANG_SECONDS = 120
 
 
+def tiny_model(vocabulary: int) -> LlamaForCausalLM:
+    """The model."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=4096, **shape)).eval()
+
+
+def save_tiny_model(folder: Path) -> None:
+    """The model with the embedded one's tokenizer, as `chatglm2 serve` takes it."""
+    tokenizer = AutoTokenizer.from_pretrained(find_model(Settings()), local_files_only=True)
+    tokenizer.save_pretrained(folder)
+    tiny_model(len(tokenizer)).save_pretrained(folder)
+
+
 class TinyService:
     """Asked through its ASGI application. `settings` are those of the service."""
 
@@ -33,10 +48,7 @@ class TinyService:
         self._client = httpx.AsyncClient(transport=transport, base_url="http://chat")
 
     async def _engine(self, vocabulary: int) -> TransformersEngine:
-        torch.manual_seed(0)
-        shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=4096, **shape)).eval()
-        return TransformersEngine(model, cache_tokens=4096, batch_tokens=256, max_running=8)
+        return TransformersEngine(tiny_model(vocabulary), cache_tokens=4096, batch_tokens=256, max_running=8)
 
     def post(self, body: bytes) -> httpx.Response:
         """The reply to a body. Raises TimeoutError when none comes."""

@@ -110,10 +110,10 @@ def test_hub_download_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 
 def wait_for_partial(folder: Path) -> None:
-    """Return when some of an unfinished file is on the disk."""
+    """Return when the whole first piece of an unfinished file is on the disk."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        if any(path.stat().st_size for path in folder.rglob("*.partial")):
+        if any(path.stat().st_size >= CHUNK for path in folder.rglob("*.partial")):
             return
         time.sleep(0.05)
     raise AssertionError("nothing of the file was written")
