@@ -6,6 +6,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -36,14 +37,27 @@ def _known_set(name: str) -> str:
 Set = Annotated[str, typer.Option("--set", help=f"Prompts: {', '.join(SETS)}.", callback=_known_set)]
 Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
 NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
-Rounds = Annotated[int, typer.Option(help="Rounds; the median of each figure counts.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds; the median of each figure counts.")]
+Waves = Annotated[int, typer.Option(min=1, help="Requests in a round, as a multiple of those at once.")]
 Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
-
-_WAVES = 6
-"""Of requests in `pace`; one takes a third of a second."""
 
 Figures = dict[str, list[dict[str, float]]]
 """By contender, a row for each level."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of a contender: in each round and at each level so many waves of prompts, each wave as many as are
+    sent at once; the next prompt is sent when an answer has ended."""
+
+    prompts: str
+    levels: list[int]
+    new_tokens: int
+    rounds: int
+    waves: int
+
+    def __str__(self) -> str:
+        return f"prompts: {self.prompts}, {self.new_tokens} new tokens, {self.rounds} rounds, {self.waves} waves"
 
 
 def chat(
@@ -53,21 +67,23 @@ def chat(
     concurrent: Concurrent = "1,4,16,32,64",
     new_tokens: NewTokens = 48,
     rounds: Rounds = 1,
+    waves: Waves = 1,
     save: Save = None,
 ) -> None:
     """Measure one server: tokens per second, time to the first token, time per token, at each number of requests."""
+    load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
     try:
-        figures = _measure({url: HttpServer(url, model)}, prompts, _levels(concurrent), new_tokens, rounds)
+        figures = _measure({url: HttpServer(url, model)}, load)
     except ContenderFailed as error:
         raise _refused(error) from None
-    _show(figures, f"prompts: {prompts}, {new_tokens} new tokens")
+    _show(figures, str(load))
     rows = figures[url]
     for row in rows[1:]:
         gain = row["tokens_per_second"] / rows[0]["tokens_per_second"]
         _console.print(
             f"{row['concurrent']:.0f} at once: {gain:.1f} times sooner than {rows[0]['concurrent']:.0f} at once"
         )
-    _save(figures, save, prompts, new_tokens)
+    _save(figures, save, load)
 
 
 def compare(
@@ -83,24 +99,25 @@ def compare(
     concurrent: Concurrent = "1,16,32",
     new_tokens: NewTokens = 48,
     rounds: Rounds = 3,
+    waves: Waves = 3,
     save: Save = None,
 ) -> None:
     """Start several ways to serve one model, let them take turns, and print each one's figures and ratios."""
     wanted = [part.strip() for part in only.split(",")]
     names = [name for name in RECIPES if any(part in name for part in wanted)]
     names = [name for name in names if vllm_python or not RECIPES[name].vllm]
-    levels = _levels(concurrent)
+    load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
     if not names:
         raise typer.BadParameter(
             f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(RECIPES)}"
         )
     setup = Setup(model, dtype, eager, gpu_memory, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     limit = roofline(model)
-    figures = _side_by_side({name: RECIPES[name] for name in names}, setup, prompts, levels, new_tokens, rounds)
-    _show(figures, f"{model.name}, {dtype}, prompts: {prompts}, {new_tokens} new tokens, {rounds} rounds")
+    figures = _side_by_side({name: RECIPES[name] for name in names}, setup, load)
+    _show(figures, f"{model.name}, {dtype}, {load}")
     if limit is not None:
         _show_limit(figures, limit)
-    _save(figures, save, prompts, new_tokens)
+    _save(figures, save, load)
 
 
 def pace(
@@ -108,6 +125,7 @@ def pace(
     concurrent: Concurrent = "1,16,32,64",
     new_tokens: NewTokens = 64,
     rounds: Rounds = 5,
+    waves: Waves = 6,
     save: Save = None,
 ) -> None:
     """What the service itself costs: an engine that computes nothing, at a GPU's pace, through HTTP and directly."""
@@ -116,26 +134,19 @@ def pace(
     except SetupError as error:
         raise _refused(error) from None
     setup = Setup(model, "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
-    figures = _side_by_side(PACED, setup, prompts, _levels(concurrent), new_tokens, rounds, _WAVES)
-    _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, prompts: {prompts}, {new_tokens} new tokens")
-    _save(figures, save, prompts, new_tokens)
+    load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
+    figures = _side_by_side(PACED, setup, load)
+    _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, {load}")
+    _save(figures, save, load)
 
 
-def _side_by_side(
-    recipes: Mapping[str, Recipe],
-    setup: Setup,
-    prompts: str,
-    levels: list[int],
-    new_tokens: int,
-    rounds: int,
-    waves: int = 1,
-) -> Figures:
+def _side_by_side(recipes: Mapping[str, Recipe], setup: Setup, load: Load) -> Figures:
     """Start contenders, let them take turns, and stop them. Raises typer.Exit where one fails."""
     _console.print(f"starting {len(recipes)} contenders; their messages are in {setup.logs}")
     try:
         with contextlib.ExitStack() as stack:
             contenders = {n: stack.enter_context(started(n, recipe, setup)) for n, recipe in recipes.items()}
-            return _measure(contenders, prompts, levels, new_tokens, rounds, waves)
+            return _measure(contenders, load)
     except ContenderFailed as error:
         raise _refused(error) from None
 
@@ -152,28 +163,23 @@ def _levels(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r}: give numbers by commas, such as 1,16,32") from None
 
 
-def _measure(
-    contenders: dict[str, Contender], prompts: str, levels: list[int], new_tokens: int, rounds: int, waves: int = 1
-) -> Figures:
-    """Every contender at every level, in turns; the first, short round warms up and does not count.
-
-    A level has so many `waves` of requests, each as many as are sent at once.
-    """
+def _measure(contenders: dict[str, Contender], load: Load) -> Figures:
+    """Every contender at every level, in turns; the first, short round warms up and does not count."""
     number = 0
 
     def some(count: int) -> list[str]:
         nonlocal number
         number += count
-        return [SETS[prompts](number - place) for place in range(count)]
+        return [SETS[load.prompts](number - place) for place in range(count)]
 
     for contender in contenders.values():
         contender.measure(some(4), 4, 4)
-    found: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in levels] for name in contenders}
-    for turn in range(rounds):
-        for place, level in enumerate(levels):
-            batch = some(max(8, level * waves))
+    found: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in load.levels] for name in contenders}
+    for turn in range(load.rounds):
+        for place, level in enumerate(load.levels):
+            batch = some(max(8, level * load.waves))
             for name in rotated(list(contenders), turn):
-                figures = contenders[name].measure(batch, level, new_tokens).figures()
+                figures = contenders[name].measure(batch, level, load.new_tokens).figures()
                 found[name][place].append(figures)
                 speed = f"{figures['tokens_per_second']:.1f} tokens/s"
                 print(f"round {turn + 1}, {level} at once, {name}: {speed}", flush=True)
@@ -221,14 +227,13 @@ def _show_limit(figures: Figures, limit: Roofline) -> None:
                 )
 
 
-def _save(figures: Figures, path: Path | None, prompts: str, new_tokens: int) -> None:
+def _save(figures: Figures, path: Path | None, load: Load) -> None:
     if path is None:
         return
     about: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {platform.system()}, {device_name()}",
-        "prompts": prompts,
-        "new_tokens": new_tokens,
+        "load": asdict(load),
         "contenders": figures,
     }
     path.write_text(json.dumps(about, indent=1) + "\n")
