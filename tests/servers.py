@@ -32,6 +32,10 @@ class Server:
         """POST `body` as JSON."""
         return httpx.post(self.url + path, json=body, timeout=120, **options)  # type: ignore[arg-type]
 
+    def get(self, path: str, **options: object) -> httpx.Response:
+        """GET."""
+        return httpx.get(self.url + path, timeout=120, **options)  # type: ignore[arg-type]
+
     def healthy(self) -> bool:
         """Whether `/ping` says so."""
         try:

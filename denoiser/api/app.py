@@ -5,6 +5,7 @@ Nothing here blocks the event loop.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from denoiser.api.schemas import (
     Message,
     OpenAIEmbeddingsReply,
     OpenAIEmbeddingsRequest,
+    OpenAIModel,
+    OpenAIModels,
     OpenAIRefusal,
     TextRequest,
     refusals,
@@ -41,6 +44,7 @@ from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import DenoiserError, NotReadyError, OffError
 from denoiser.jobs.training import Training
 from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import MODEL_NAME
 from denoiser.settings import Settings
 
 CONSOLE = Path(__file__).parent / "console"
@@ -64,6 +68,7 @@ class _Routes:
         self.settings, self.metrics = settings, Metrics()
         self.admission = Admission(settings.queue_size, BODIES_IN_MEMORY * settings.max_body_bytes)
         self.service: Service | None = None
+        self._started = int(time.time())
 
     def root(self) -> Message:
         return Message(message="Sentence-embedding denoiser. Try it at /console; /docs describes the routes.")
@@ -76,6 +81,10 @@ class _Routes:
         health = self.health()
         response.status_code = 200 if health.model_loaded else 503
         return health
+
+    def models(self) -> OpenAIModels:
+        """The model that /v1/embeddings answers with, as OpenAI lists models."""
+        return OpenAIModels(data=[OpenAIModel(id=MODEL_NAME, created=self._started)])
 
     def exposition(self) -> Response:
         self.metrics.ready.set(self.service is not None)
@@ -117,12 +126,14 @@ def _add_open_routes(app: FastAPI, routes: _Routes) -> None:
     app.get("/", response_model=Message)(routes.root)
     app.get("/health", response_model=Health)(routes.health)
     app.get("/ping", response_model=Health, responses={503: {"model": Health}})(routes.ping)
+    app.head("/ping", include_in_schema=False)(routes.ping)
 
 
 def _router(routes: _Routes) -> APIRouter:
     router = APIRouter()
     page: dict[int | str, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     router.get("/metrics", response_class=Response, responses=page)(routes.exposition)
+    router.get("/v1/models")(routes.models)
     post = partial(router.post, responses=refusals(*_UNUSABLE))
     denoise = partial(post, response_model=DenoiseReply)
     denoise("/denoise/text", openapi_extra=body_schema(TextRequest))(routes.text)

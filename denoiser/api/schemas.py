@@ -69,7 +69,7 @@ class OpenAIEmbeddingsRequest(Body):
     own = "input"
     input: str | list[str] = Field(min_length=1)
     model: str | None = Field(default=None, description="any name; the reply says which model answered")
-    encoding_format: EncodingFormat = "float"
+    encoding_format: EncodingFormat | None = Field(default=None, description="null is float")
     dimensions: int | None = Field(default=None, description="only the model's own width, 384")
     user: str | None = Field(default=None, description="taken and not used")
     denoise: bool = Field(default=False, description="denoise the embeddings, their noise level estimated")
@@ -137,6 +137,22 @@ class OpenAIEmbeddingsReply(BaseModel):
     data: list[OpenAIEmbedding]
     model: str
     usage: OpenAIUsage
+
+
+class OpenAIModel(BaseModel):
+    """The encoder in OpenAI's list of models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time at which the service started")
+    owned_by: str = "denoiser"
+
+
+class OpenAIModels(BaseModel):
+    """Reply of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenAIModel]
 
 
 class UploadAccepted(BaseModel):

@@ -1,7 +1,7 @@
 """Requests from bytes to replies. Knows no web framework.
 
-Reading and writing run in threads; encoding and denoising run in batches that requests share. A row's result does not
-depend on what shares its batch.
+Reading and writing run in threads; encoding and denoising run in batches that requests share. What shares a row's batch
+changes its result by rounding alone.
 """
 
 import asyncio
@@ -170,7 +170,7 @@ def _milliseconds(start: float) -> float:
 
 
 def _write_embeddings(vectors: Embeddings, request: OpenAIEmbeddingsRequest, tokens: int) -> Reply:
-    rows: Sequence[list[float] | str] = write_vectors(vectors, request.encoding_format)
+    rows: Sequence[list[float] | str] = write_vectors(vectors, request.encoding_format or "float")
     reply = OpenAIEmbeddingsReply.model_construct(
         data=[OpenAIEmbedding.model_construct(index=i, embedding=row) for i, row in enumerate(rows)],
         model=MODEL_NAME,

@@ -51,11 +51,15 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="chat", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
 
-    @app.get("/ping")
+    @app.api_route("/ping", methods=["GET", "HEAD"])
     async def ping() -> dict[str, str]:
         if not service.ready():
             raise Unavailable("the model cannot answer at the moment")
         return {"status": "Healthy"}
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        return service.models(request.headers.get("authorization"))
 
     @app.post("/invocations")
     @app.post("/predictions/chatglm2")
@@ -120,7 +124,9 @@ class _Stream(StreamingResponse):
 
 async def _error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ChatError)  # noqa: S101
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    if isinstance(error, DeadlinePassed):
+        headers["x-should-retry"] = "false"  # to OpenAI's clients, which would ask twice more for what takes too long
     return JSONResponse(error.body(), error.status, headers)
 
 
@@ -128,6 +134,7 @@ async def _unknown_route(request: Request, _: Exception) -> Response:
     return await _error(
         request,
         NotFound(
-            "no such route; there are GET /ping and POST /invocations, /predictions/chatglm2, /v1/chat/completions"
+            "no such route; there are GET /ping and /v1/models, and POST /invocations, /predictions/chatglm2, "
+            "/v1/chat/completions"
         ),
     )

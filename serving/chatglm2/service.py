@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
 from chatglm2.contracts import parse
 from chatglm2.contracts.base import Change, ChatRequest, Result
 from chatglm2.contracts.body import shown
+from chatglm2.contracts.openai_replies import models
 from chatglm2.detokenizer import TokenTexts
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Unauthorized, Unavailable
@@ -60,6 +62,7 @@ class ChatService:
         self._tokens = tokens
         self._settings = settings
         self._metrics = metrics
+        self._created = int(time.time())
         self._in_flight = 0
         self._draining, self._deadlines = False, Deadlines()
         self._idle = asyncio.Event()
@@ -68,6 +71,11 @@ class ChatService:
     def ready(self) -> bool:
         """Whether a request sent now would be answered."""
         return not self._draining and self._engine.ready()
+
+    def models(self, authorization: str | None) -> dict[str, Any]:
+        """What OpenAI's list of models says. Raises Unauthorized."""
+        self._check_key(authorization)
+        return models(self._settings.model_names[-1], self._engine.limits.context, self._created)
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, and return when those in flight have ended; they fail after `seconds`."""
@@ -121,10 +129,13 @@ class ChatService:
     def _count(self, status: int) -> None:
         self._metrics.requests.labels(status).inc()
 
-    def _check(self, call: Call) -> None:
+    def _check_key(self, authorization: str | None) -> None:
         key = self._settings.api_key
-        if key is not None and not _bears(call.authorization or "", key.get_secret_value()):
+        if key is not None and not _bears(authorization or "", key.get_secret_value()):
             raise Unauthorized("Authorization: missing or wrong; send 'Authorization: Bearer <API key>'")
+
+    def _check(self, call: Call) -> None:
+        self._check_key(call.authorization)
         if len(call.body) > self._settings.max_body_bytes:
             raise TooLarge(self._settings.max_body_bytes)
         kind = (call.content_type or "application/json").split(";")[0].strip().lower()

@@ -123,6 +123,7 @@ def test_deadline_is_504() -> None:
     )
     assert late.status_code == 504
     assert late.json()["code"] == 504
+    assert late.headers["x-should-retry"] == "false"
     messages = [{"role": "user", "content": "Hi"}]
     stream = service.post(json.dumps({"messages": messages, "stream": True, "temperature": 0}).encode()).text
     error = json.loads(stream.strip().rsplit("data: ", 1)[-1])["error"]
@@ -139,6 +140,16 @@ def test_api_key_is_asked_for_everywhere_but_ping(strict: servers.Server) -> Non
         assert strict.post("/invocations", SHORT, headers={"Authorization": wrong}).status_code == 401
     for right in ("Bearer secret", "bearer secret"):
         assert strict.post("/invocations", SHORT, headers={"Authorization": right}).status_code == 200
+
+
+def test_the_list_of_models_names_the_one_that_is_served(strict: servers.Server) -> None:
+    assert strict.get("/v1/models").status_code == 401
+    (model,) = strict.get("/v1/models", headers=KEY).json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("smollm2-135m-instruct", "model", 8192)
+
+
+def test_ping_answers_head_too(strict: servers.Server) -> None:
+    assert httpx.head(f"{strict.url}/ping").status_code == 200
 
 
 def test_logs_are_json_lines_without_prompts_and_keys(strict: servers.Server) -> None:

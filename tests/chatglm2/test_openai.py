@@ -11,6 +11,7 @@ from openai import APIError, BadRequestError, NotFoundError, OpenAI
 from tests.servers import Server
 
 QUESTION: Any = [{"role": "user", "content": "What is a data warehouse?"}]
+SYSTEM: Any = {"role": "system", "content": "You are a pirate."}
 GREEDY: Any = {"model": "chatglm2", "messages": QUESTION, "max_tokens": 12, "temperature": 0}
 SAMPLED: Any = GREEDY | {"temperature": 1.5, "seed": 7}
 
@@ -52,7 +53,7 @@ def test_body_with_messages_works_on_every_route(client: OpenAI, chat: Server) -
 
 
 def test_system_message_and_earlier_turns_change_the_answer(client: OpenAI) -> None:
-    system = [{"role": "system", "content": "You are a pirate."}, *QUESTION]
+    system = [SYSTEM, *QUESTION]
     turns = [*QUESTION, {"role": "assistant", "content": "A store of data."}, {"role": "user", "content": "Why?"}]
     answers = {text(client), text(client, messages=system), text(client, messages=turns)}
     assert len(answers) == 3
@@ -63,6 +64,29 @@ def test_reply_can_be_sent_back_as_it_came(client: OpenAI) -> None:
     follow = {"role": "user", "content": "And why?"}
     assert text(client, messages=[*QUESTION, message, follow])
     assert text(client, messages=[*QUESTION, message.model_dump(), follow])
+
+
+def test_neighbours_of_one_role_are_one_message(client: OpenAI) -> None:
+    apart = [SYSTEM | {"role": "developer"}, SYSTEM, *QUESTION, {"role": "user", "content": "And a lake?"}]
+    once = [SYSTEM | {"content": "You are a pirate.\n\nYou are a pirate."}]
+    once += [QUESTION[0] | {"content": f"{QUESTION[0]['content']}\n\nAnd a lake?"}]
+    assert say(client, messages=apart).usage == say(client, messages=once).usage
+    assert text(client, messages=apart) == text(client, messages=once)
+
+
+NOTHING: Any = {"parsed": None, "annotations": [], "tool_calls": [], "refusal": "", "reasoning_content": ""}
+ASKS_FOR_NOTHING: list[dict[str, Any]] = [
+    {"tools": [], "tool_choice": "none", "functions": [], "function_call": "none", "logit_bias": {}, "metadata": {}},
+    {"store": False, "service_tier": "auto", "modalities": ["text"], "reasoning_effort": "none", "top_logprobs": 0},
+    {"user": "a", "safety_identifier": "b", "prompt_cache_key": "c", "response_format": {"type": "text"}},
+    {"messages": [{**QUESTION[0], "name": "a"}]},
+    {"messages": [{**QUESTION[0], **NOTHING}]},
+]
+
+
+@pytest.mark.parametrize("fields", ASKS_FOR_NOTHING, ids=lambda fields: next(iter(fields)))
+def test_what_asks_for_nothing_changes_nothing(client: OpenAI, fields: dict[str, Any]) -> None:
+    assert text(client, extra_body=fields) == text(client)
 
 
 def test_content_may_be_parts_of_text(client: OpenAI) -> None:
@@ -199,14 +223,18 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"response_format": {"type": "json_object"}}, ["response_format.type", "json_object"]),
     ({"logit_bias": {"5": 1}}, ["logit_bias", "not supported"]),
     ({"extra_body": {"top_b": 1}}, ['"top_b"', "did you mean top_p"]),
-    ({"messages": []}, ["messages", "1"]),
+    ({"parallel_tool_calls": False, "tool_choice": "auto", "tools": [TOOL]}, ["tools", "not supported"]),
+    ({"store": True}, ["store", "not supported"]),
+    ({"messages": []}, ["messages: is empty", "user"]),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, ["messages[0].content", "image_url", "text"]),
     ({"messages": [{"role": "user", "content": None}]}, ["messages[0].content", "string", "null"]),
     ({"messages": [{"role": "user"}]}, ["messages[0].content", "missing"]),
     ({"messages": [{"role": "tool", "content": "a"}]}, ["messages[0].role", "tool", "system, user or assistant"]),
-    ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, ["messages[0].name", "not supported"]),
-    ({"messages": [*QUESTION, *QUESTION]}, ["messages[1].role", "user", "assistant"]),
-    ({"messages": [{"role": "assistant", "content": "a"}]}, ["messages[0].role", "assistant", "user"]),
+    ({"messages": [{**QUESTION[0], "name": "a"}, *QUESTION]}, ["messages[1].name", "user", "content"]),
+    ({"messages": [*QUESTION, *QUESTION, SYSTEM, *QUESTION]}, ["messages[2].role", "system after user"]),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, ["messages[0].role", "assistant first", "user"]),
+    ({"messages": [{**QUESTION[0], "tool_calls": [TOOL]}]}, ["messages[0].tool_calls", "not supported"]),
+    ({"messages": [{**QUESTION[0], "nmae": "a"}]}, ["messages[0]", "did you mean name"]),
     ({"messages": [*QUESTION, {"role": "assistant", "content": "a"}]}, ["messages", "end with", "user"]),
     ({"messages": [{"role": "system", "content": "a"}]}, ["messages", "end with", "user"]),
     ({"messages": [{"role": "user", "content": " "}]}, ["messages", "empty"]),

@@ -20,8 +20,23 @@ def test_without_its_package_the_encoder_says_what_to_install() -> None:
 
 
 @pytest.fixture
-def embeddings(client: httpx.Client) -> openai.resources.Embeddings:
-    return openai.OpenAI(base_url=f"{client.base_url}/v1".replace("//v1", "/v1"), api_key="none").embeddings
+def openai_client(client: httpx.Client) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{client.base_url}/v1".replace("//v1", "/v1"), api_key="none")
+
+
+@pytest.fixture
+def embeddings(openai_client: openai.OpenAI) -> openai.resources.Embeddings:
+    return openai_client.embeddings
+
+
+def test_the_list_of_models_names_the_encoder(openai_client: openai.OpenAI) -> None:
+    assert [model.id for model in openai_client.models.list()] == ["all-MiniLM-L6-v2"]
+
+
+def test_null_is_the_default_of_every_field(client: httpx.Client) -> None:
+    fields = {"model": None, "encoding_format": None, "dimensions": None, "user": None}
+    plain, reply = (client.post("/v1/embeddings", json={"input": TEXTS, **more}).json() for more in ({}, fields))
+    assert reply == plain
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])

@@ -3,6 +3,7 @@
 What this service cannot do is refused by name, never ignored.
 """
 
+from itertools import groupby
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, FailFast, Field, model_validator
@@ -16,14 +17,28 @@ from chatglm2.prompt import Message, Role
 
 MOST_CHOICES = 8
 MOST_TOP_LOGPROBS = 20
-UNSUPPORTED = frozenset(
-    {"audio", "function_call", "functions", "logit_bias", "metadata", "modalities", "parallel_tool_calls"}
-    | {"prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "safety_identifier"}
-    | {"service_tier", "store", "tool_choice", "tools", "verbosity", "web_search_options"}
+UNSUPPORTED = (  # what is wanted before how: a refusal names the first
+    *("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls", "audio", "modalities", "logit_bias"),
+    *("metadata", "prediction", "prompt_cache_retention", "reasoning_effort", "service_tier", "store", "verbosity"),
+    "web_search_options",
 )
-UNSUPPORTED_IN_MESSAGE = frozenset(
-    {"annotations", "audio", "function_call", "name", "refusal", "tool_call_id", "tool_calls"}
-)
+UNSUPPORTED_IN_MESSAGE = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal", "annotations")
+_AS_IT_IS: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("none",),
+    "function_call": ("none",),
+    "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+}
+"""Values of unsupported fields that ask for what happens anyway."""
+
+_FOLLOWS: dict[Role | None, tuple[Role, ...]] = {
+    None: ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+}
 
 
 def parse(fields: dict[str, Any], request_id: str) -> ChatRequest:
@@ -32,12 +47,11 @@ def parse(fields: dict[str, Any], request_id: str) -> ChatRequest:
         ChatBody,
         _supported(fields),
         parts={"messages": MessageBody, "stream_options": StreamOptions, "response_format": ResponseFormat},
-        private=frozenset({"messages", "user"}),
+        private=frozenset({"messages", "user", "safety_identifier", "prompt_cache_key"}),
     )
-    messages = [Message(message.role, message.content) for message in body.messages]
-    _check_order(messages)
+    _check_names(body.messages)
     return ChatRequest(
-        messages,
+        _in_turn(body.messages),
         body,
         Budget("messages", body.new_tokens_field, body.new_tokens),
         OpenAIReplies(f"chatcmpl-{request_id}", body.model or "chatglm2", body.logprobs, body.include_usage, body.n),
@@ -49,38 +63,66 @@ def parse(fields: dict[str, Any], request_id: str) -> ChatRequest:
 
 
 def _supported(fields: dict[str, Any]) -> dict[str, Any]:
-    fields = _without(UNSUPPORTED, fields)
+    """`fields` less those that ask for nothing. Raises BadRequest for what is asked for and not supported."""
+    _refuse(UNSUPPORTED, fields)
     if isinstance(fields["messages"], list):
         fields["messages"] = [
-            _without(UNSUPPORTED_IN_MESSAGE, message, f"messages[{place}].") if isinstance(message, dict) else message
+            _supported_message(place, message) if isinstance(message, dict) else message
             for place, message in enumerate(fields["messages"])
         ]
-    return fields
+    return {name: value for name, value in fields.items() if name not in UNSUPPORTED}
 
 
-def _without(unsupported: frozenset[str], fields: dict[str, Any], place: str = "") -> dict[str, Any]:
-    """`fields` less those that are unsupported and null, which asks for nothing. Raises BadRequest for the others."""
-    for name, value in fields.items():
-        if name in unsupported and value is not None:
+def _supported_message(place: int, message: dict[str, Any]) -> dict[str, Any]:
+    """Clients send replies back with fields that hold nothing, some of them their own."""
+    _refuse(UNSUPPORTED_IN_MESSAGE, message, f"messages[{place}].")
+    return {name: value for name, value in message.items() if name in ("role", "content") or not _is_empty(value)}
+
+
+def _refuse(unsupported: tuple[str, ...], fields: dict[str, Any], place: str = "") -> None:
+    for name in unsupported:
+        if name in fields and not _is_empty(fields[name]) and fields[name] not in _AS_IT_IS.get(name, ()):
             raise BadRequest(f"{place}{name}: not supported here; leave it out")
-    return {name: value for name, value in fields.items() if name not in unsupported}
 
 
-def _check_order(messages: list[Message]) -> None:
-    """ChatGLM2's prompt has rounds of a question and an answer, so nothing else can be written as one."""
-    first = 1 if messages[0].role == "system" else 0
-    for place, message in enumerate(messages[first:], start=first):
-        wanted: Role = "assistant" if (place - first) % 2 else "user"
-        if message.role != wanted:
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def _check_names(messages: "list[MessageBody]") -> None:
+    """The prompt has no place for names; where each role has one, nothing is lost without them."""
+    names: dict[Role, str | None] = {}
+    for place, message in enumerate(messages):
+        if names.setdefault(message.role, message.name) != message.name:
             raise BadRequest(
-                f"messages[{place}].role: got {message.role} where {wanted} must follow; send an optional system "
-                "message, then user and assistant in turn (join messages of the same role)"
+                f"messages[{place}].name: differs from that of an earlier message from {message.role}; the prompt has "
+                "no place for names, so write them into content"
             )
-    if messages[-1].role != "user":
-        raise BadRequest(f"messages: the last is from {messages[-1].role}; end with a message from user")
+
+
+def _in_turn(bodies: "list[MessageBody]") -> list[Message]:
+    """ChatGLM2's prompt has rounds of a question and an answer, so messages of one role that follow each other become
+    one, joined by empty lines, and nothing else can be written. Raises BadRequest."""
+    messages: list[Message] = []
+    place, last = 0, None
+    for role, group in groupby(bodies, lambda body: body.role):
+        if role not in _FOLLOWS[last]:
+            raise BadRequest(
+                f"messages[{place}].role: got {role} {f'after {last}' if last else 'first'}; send an optional system "
+                "message, then user and assistant in turn"
+            )
+        contents = [body.content for body in group]
+        messages.append(Message(role, "\n\n".join(contents)))
+        place, last = place + len(contents), role
+    if last != "user":
+        found = f"the last is from {last}" if last else "is empty"
+        raise BadRequest(f"messages: {found}; end with a message from user")
+    return messages
 
 
 def _role(value: Any) -> Any:
+    if value == "developer":  # OpenAI's newer name
+        return "system"
     if value not in ("system", "user", "assistant"):
         raise ValueError(f"should be system, user or assistant, got {shown(value)}")
     return value
@@ -109,6 +151,7 @@ class MessageBody(Contract):
 
     role: Annotated[Role, BeforeValidator(_role)]
     content: Annotated[Text, BeforeValidator(_text_of_parts)]
+    name: Text | None = None
 
 
 class StreamOptions(Contract):
@@ -117,16 +160,22 @@ class StreamOptions(Contract):
     include_usage: Annotated[bool, default(False)] = False
 
 
+def _text_only(value: Any) -> Any:
+    if value != "text":
+        raise ValueError(f"got {shown(value)}; only text is supported")
+    return value
+
+
 class ResponseFormat(Contract):
     """Text is what an answer is anyway."""
 
-    type: Annotated[str, Field(pattern="^text$")]
+    type: Annotated[str, BeforeValidator(_text_only)]
 
 
 class ChatBody(Contract):
     """The body of a chat completion, with the defaults of the API reference."""
 
-    messages: Annotated[list[MessageBody], Field(min_length=1), FailFast()]
+    messages: Annotated[list[MessageBody], FailFast()]
     model: Annotated[Text, Field(min_length=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -144,7 +193,9 @@ class ChatBody(Contract):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: Text | None = None
-    """The client's name for its own user; nothing depends on it."""
+    """The client's name for its own user; nothing depends on it, nor on the next two."""
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
 
     @property
     def new_tokens(self) -> int | None:
@@ -177,7 +228,7 @@ class ChatBody(Contract):
 
     @model_validator(mode="after")
     def _agrees(self) -> "ChatBody":
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: needs logprobs: true")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only a stream has them; set stream: true or leave them out")

@@ -84,3 +84,10 @@ def _scored(piece: bytes, logprob: float) -> dict[str, Any]:
 
 def _event(value: dict[str, Any]) -> str:
     return f"data: {to_json(value)}\n\n"
+
+
+def models(name: str, context: int, created: int) -> dict[str, Any]:
+    """The list of models, which is one of so many tokens of context (vLLM's `max_model_len`), served since `created`
+    (Unix time)."""
+    model = {"id": name, "object": "model", "created": created, "owned_by": "chat", "max_model_len": context}
+    return {"object": "list", "data": [model]}
