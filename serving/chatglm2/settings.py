@@ -59,9 +59,9 @@ class Settings(BaseSettings):
     """Requests in the running batch at once."""
     max_waiting: int = Field(256, ge=0)
     """Requests waiting for a place in it; one more is refused with 429."""
-    deadline_seconds: float = Field(300.0, gt=0)
+    deadline_seconds: float = Field(300.0, gt=0, allow_inf_nan=False)
     """Longest a request may take."""
-    drain_seconds: float = Field(24.0, ge=0)
+    drain_seconds: float = Field(24.0, ge=0, allow_inf_nan=False)
     """How long running requests may still take after SIGTERM. SageMaker and Docker kill 30 seconds after it."""
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"

@@ -213,9 +213,10 @@ def test_more_answers_than_there_are_places_are_refused_for_good(strict: servers
     assert "n: got 2" in refused.json()["error"]
 
 
-def failing(*arguments: str) -> str:
+def failing(*arguments: str, **env: str) -> str:
     """What a command that must fail prints."""
-    done = subprocess.run([sys.executable, "-m", "chatglm2", *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "chatglm2", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env)
     assert done.returncode == 1
     return done.stderr
 
@@ -249,3 +250,4 @@ def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
 
 def test_unusable_setting_is_said_in_one_line() -> None:
     assert failing("serve", "--dtype", "float3").startswith("chatglm2: setting dtype")
+    assert "finite" in failing("serve", CHAT_DEADLINE_SECONDS="inf")
