@@ -18,7 +18,7 @@ from bench.pace import load_paced
 from chatglm2.device import choose_device
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.prompt import Message, Prompter
-from chatglm2.settings import Settings
+from chatglm2.settings import Settings, read_settings
 from chatglm2.startup import find_model, freeze_heap, load_engine
 
 Ask = Callable[[str, int], AsyncIterator[int]]
@@ -76,7 +76,7 @@ def _plain(settings: Settings) -> Ask:
 
 async def serve(kind: str) -> None:
     """Answer jobs until standard input ends."""
-    settings, engine = Settings(), None
+    settings, engine = read_settings(), None
     if kind == "generate":
         ask = _plain(settings)
     else:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from chatglm2.engines.base import Limits, Sampling, Step
-from chatglm2.settings import Settings
+from chatglm2.settings import Settings, read_settings
 from chatglm2.startup import find_model, serve_with
 
 STEP_SECONDS = 0.005
@@ -83,7 +83,7 @@ def main() -> None:
     from chatglm2.logs import configure  # noqa: PLC0415
 
     configure()
-    settings = Settings()
+    settings = read_settings()
     app = create_app(serve_with(*load_paced(settings), settings), settings)
     uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", server_header=False)
 
