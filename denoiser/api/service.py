@@ -35,6 +35,7 @@ from denoiser.model import Mode
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import BATCH_SIZE, MODEL_NAME, Embeddings, Encoder
 from denoiser.model.noise import Level, Levels, add_noise, levels_of
+from denoiser.vectors import closeness
 
 DENOISED_AT_ONCE = 8192
 
@@ -65,10 +66,7 @@ class Noisy:
 
 
 def _measure(vectors: Embeddings, clean: Embeddings) -> list[Closeness]:
-    errors = ((vectors - clean) ** 2).mean(1)
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(clean, axis=1)
-    cosines = (vectors * clean).sum(1) / np.maximum(lengths, 1e-12)
-    return [Closeness(mse=float(e), cosine=float(c)) for e, c in zip(errors, cosines, strict=True)]
+    return [Closeness(mse=float(e), cosine=float(c)) for e, c in zip(*closeness(vectors, clean), strict=True)]
 
 
 def _mean(rows: Sequence[Closeness]) -> Closeness:

@@ -15,6 +15,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error, unit
 from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
+from denoiser.vectors import closeness
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 STORE_SIZES = (300, 1000)
@@ -92,13 +93,14 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
     for name, method in methods.items():
         output = method(noisy, level)
         found = overlaps(clean, output)
+        errors, cosines = closeness(output, clean)
         gains = {s: found[s] - base[s] for s in SITUATIONS}
         yield Measure(
             domain=domain,
             level=level,
             method=name,
-            mse=float(((output - clean) ** 2).mean()),
-            cosine=float((unit(output) * unit(clean)).sum(1).mean()),
+            mse=float(errors.mean()),
+            cosine=float(cosines.mean()),
             spearman=spearman(_similarities(unit(output), pairs), true_similarities),
             overlap={s: float(found[s].mean()) for s in SITUATIONS},
             interval={s: _interval(found[s], rng) for s in SITUATIONS},

@@ -14,6 +14,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
 from denoiser.model.noise import add_noise
+from denoiser.vectors import closeness
 
 LEVELS = (0.05, 0.1, 0.2)
 _SEED = 20_000
@@ -44,12 +45,12 @@ def _score(
     """Overlap of each query, averaged over situations, and the figures."""
     output = method(add_noise(clean, level, _SEED), level)
     found = overlaps(clean, output)
-    lengths = np.maximum(np.linalg.norm(output, axis=1), 1e-12)
+    errors, cosines = closeness(output, clean)
     figures = {
         "method": name,
         "noise_level": level,
-        "mse": float(((output - clean) ** 2).mean()),
-        "cosine": float(((output * clean).sum(1) / lengths).mean()),
+        "mse": float(errors.mean()),
+        "cosine": float(cosines.mean()),
         "overlap": {s: float(found[s].mean()) for s in SITUATIONS},
     }
     return np.mean([found[s] for s in SITUATIONS], axis=0), figures
