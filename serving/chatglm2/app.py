@@ -21,9 +21,6 @@ from chatglm2.errors import ChatError, DeadlinePassed, NotFound, Unavailable
 from chatglm2.service import Call, ChatService, Reply
 from chatglm2.settings import Settings
 
-_LAST_PART_SECONDS = 5
-"""To read why a stream ended at its deadline."""
-
 log = structlog.get_logger()
 
 
@@ -38,6 +35,8 @@ class Server(uvicorn.Server):
         """Drain the service while uvicorn waits for its connections."""
         draining = asyncio.create_task(self._service.drain(self._drain_seconds))
         await super().shutdown(sockets)
+        if self.force_exit:  # told twice; then uvicorn waits for nothing, and does not close the application either
+            await self._service.close()
         await draining
 
 
@@ -65,29 +64,27 @@ def create_app(service: ChatService, settings: Settings) -> FastAPI:
     @app.post("/predictions/chatglm2")
     @app.post("/v1/chat/completions")
     async def invoke(request: Request) -> Response:
-        body = await _read(request, settings.max_body_bytes, settings.deadline_seconds)
+        async with service.receiving():
+            body = await _read(request, settings.max_body_bytes)
         call = Call(body, request.headers.get("content-type"), request.headers.get("authorization"))
         reply = await _unless_gone(request, service.handle(call))
         if isinstance(reply.body, str):
             return Response(reply.body, media_type=reply.content_type)
-        return _Stream(reply.body, reply.content_type, settings.deadline_seconds + _LAST_PART_SECONDS)
+        return _Stream(reply.body, reply.content_type, service)
 
     app.add_exception_handler(ChatError, _error)
     app.add_exception_handler(HTTPException, _unknown_route)
     return app
 
 
-async def _read(request: Request, most: int, seconds: float) -> bytes:
+async def _read(request: Request, most: int) -> bytes:
     """The body, or as much of it as shows that it is longer than `most`, which the service refuses."""
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    break
-    except TimeoutError:
-        raise DeadlinePassed(f"the body did not arrive within {seconds:g} seconds; send it again") from None
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                break
     except ClientDisconnect:
         raise Unavailable("the client went away") from None
     return bytes(body)
@@ -107,19 +104,19 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
 
 
 class _Stream(StreamingResponse):
-    """Closes `parts` however it ends: read to the end, left by its client, or not read for `seconds`."""
+    """Closes `parts` however it ends: read to the end, left by its client, or not read in time."""
 
-    def __init__(self, parts: AsyncGenerator[str, None], media_type: str, seconds: float) -> None:
+    def __init__(self, parts: AsyncGenerator[str, None], media_type: str, service: ChatService) -> None:
         super().__init__(parts, media_type=media_type)
-        self._parts, self._seconds = parts, seconds
+        self._parts, self._service = parts, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._parts):
             try:
-                async with asyncio.timeout(self._seconds):
+                async with self._service.sending():
                     await super().__call__(scope, receive, send)
-            except TimeoutError:
-                log.warning("a client did not read its stream", seconds=self._seconds)
+            except ChatError:
+                log.warning("a client did not read its stream in time")
 
 
 async def _error(_: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ import hmac
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,9 @@ from chatglm2.writer import Writer
 _SHORT_PROMPT, _TURN = 2000, 40
 """A prompt of so many characters, with `_TURN` added for each message, takes about a millisecond to tokenize: less than
 another thread waits for Python's lock where the event loop is busy (`python -m bench pace`)."""
+
+_LAST_PART = 1.0
+"""Seconds for a client to take in why its stream ended."""
 
 log = structlog.get_logger()
 
@@ -64,7 +68,8 @@ class ChatService:
         self._metrics = metrics
         self._created = int(time.time())
         self._in_flight = 0
-        self._draining, self._deadlines = False, Deadlines()
+        self._draining = False
+        self._bodies, self._deadlines, self._replies = Deadlines(), Deadlines(), Deadlines()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -77,16 +82,36 @@ class ChatService:
         self._check_key(authorization)
         return models(self._settings.model_names[-1], self._engine.limits.context, self._created)
 
+    def receiving(self) -> AbstractAsyncContextManager[None]:
+        """For an adapter while it reads a body: until its deadline, or the shutdown begins. Raises DeadlinePassed,
+        Unavailable."""
+        return self._bodies.within(self._deadline())
+
+    def sending(self) -> AbstractAsyncContextManager[None]:
+        """For an adapter while it writes a stream, whose client may read slowly or not at all: until `_LAST_PART` after
+        its deadline, or after the end of all answers. Raises DeadlinePassed, Unavailable."""
+        return self._replies.within(self._deadline() + _LAST_PART)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._settings.deadline_seconds
+
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, and return when those in flight have ended; they fail after `seconds`."""
         self._draining = True
-        try:
+        self._bodies.end()
+        if await self._ended_within(seconds):
+            return
+        log.warning("shutting down before all answers have ended", answers=self._in_flight)
+        self._deadlines.end()
+        if not await self._ended_within(_LAST_PART):
+            self._replies.end()
+            await self._idle.wait()
+
+    async def _ended_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        except TimeoutError:
-            log.warning("shutting down before all answers have ended", answers=self._in_flight)
-            self._deadlines.end()
-            await self._idle.wait()
+        return self._idle.is_set()
 
     async def close(self) -> None:
         """End what is in flight, then stop the engine."""
@@ -183,7 +208,7 @@ class ChatService:
 
     async def _answers(self, request: ChatRequest) -> AsyncGenerator[list[Change], None]:
         """The changes of all answers to one request, as they come."""
-        deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
+        deadline = self._deadline()
         with self._places(request.choices):
             prompt = await self._encode(request.messages)
             sampling = request.sampling(len(prompt), self._engine.limits, self._settings.max_new_tokens)

@@ -3,47 +3,65 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from chatglm2.contracts.base import Change
 from chatglm2.engines.base import Step
-from chatglm2.errors import ChatError, DeadlinePassed, Unavailable
+from chatglm2.errors import DeadlinePassed, Unavailable
 
 
 class Deadlines:
-    """How long answers may take: each up to its own deadline, and all of them until `end` is called."""
+    """How long things may take: each up to its own deadline, and all of them until `end` is called."""
 
     def __init__(self) -> None:
-        self._waits: set[asyncio.Timeout] = set()
-        self._ended = False
+        self.waits: set[asyncio.Timeout] = set()
+        self.ended = False
 
     def end(self) -> None:
-        """End the answers under way, and those that still begin."""
-        self._ended = True
-        for wait in self._waits:
+        """End what is under way, and what still begins."""
+        self.ended = True
+        for wait in self.waits:
             if not wait.expired():
                 wait.reschedule(0)
 
+    def within(self, deadline: float) -> "_Wait":
+        """For a block that ends at `deadline` on the event loop's clock. Raises DeadlinePassed, and Unavailable after
+        `end`."""
+        return _Wait(self, deadline)
+
     async def until(self, deadline: float, steps: AsyncGenerator[list[Step], None]) -> AsyncGenerator[list[Step], None]:
-        """`steps` up to `deadline` on the event loop's clock. Raises DeadlinePassed, and Unavailable after `end`."""
+        """`steps` up to `deadline`. Raises as `within`."""
         async with contextlib.aclosing(steps):
             while True:
-                wait = asyncio.timeout_at(0 if self._ended else deadline)
                 try:
-                    async with wait:
-                        self._waits.add(wait)
+                    async with self.within(deadline):
                         made = await anext(steps)
                 except StopAsyncIteration:
                     return
-                except TimeoutError:
-                    raise self._too_late() from None
-                finally:
-                    self._waits.discard(wait)
                 yield made
 
-    def _too_late(self) -> ChatError:
-        if self._ended:
-            return Unavailable("the service shut down before the answer ended; send the request to another instance")
-        return DeadlinePassed("the request took longer than a request may; ask for fewer tokens")
+
+class _Wait:
+    """A class, because a token's way through a generator of `contextlib` would take several times as long."""
+
+    def __init__(self, deadlines: Deadlines, deadline: float) -> None:
+        self._deadlines = deadlines
+        self._timeout = asyncio.timeout_at(0 if deadlines.ended else deadline)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._deadlines.waits.add(self._timeout)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._deadlines.waits.discard(self._timeout)
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError:
+            if self._deadlines.ended:
+                raise Unavailable(
+                    "the service shut down before the answer ended; send the request to another instance"
+                ) from None
+            raise DeadlinePassed("the request took longer than a request may; ask for fewer tokens") from None
 
 
 async def merged(streams: list[AsyncGenerator[list[Change], None]]) -> AsyncGenerator[list[Change], None]:
