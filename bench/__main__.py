@@ -5,11 +5,14 @@ import sys
 
 import typer
 
-from bench.chat import chat, compare, pace
-from bench.checkpoint import checkpoint
-from bench.convert import conversion
-from bench.denoiser import embeddings, files
-from bench.soak import soak
+try:
+    from bench.chat import chat, compare, pace
+    from bench.checkpoint import checkpoint
+    from bench.convert import conversion
+    from bench.denoiser import embeddings, files
+    from bench.soak import soak
+except ModuleNotFoundError as error:
+    sys.exit(f"bench: {error.name} is missing, which comes with the test tools; run: make install-dev")
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

@@ -204,7 +204,7 @@ def wait_healthy(
     while time.monotonic() < limit and process.poll() is None:
         for route in routes:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(url + route, timeout=5).is_success:
+                if httpx.get(url + route, timeout=5, trust_env=False).is_success:
                     return
         time.sleep(0.5)
     raise _last_words(log)

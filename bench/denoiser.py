@@ -90,7 +90,7 @@ def _service() -> Iterator[str]:
 
 async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
     places = asyncio.Semaphore(clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
 
         async def one(chunk: list[str]) -> None:
             async with places:

@@ -81,11 +81,12 @@ def main() -> None:
 
     from chatglm2.app import create_app  # noqa: PLC0415
     from chatglm2.logs import configure  # noqa: PLC0415
+    from chatglm2.protocol import Protocol  # noqa: PLC0415
 
     configure()
     settings = read_settings()
     app = create_app(serve_with(*load_paced(settings), settings), settings)
-    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", server_header=False)
+    uvicorn.run(app, port=int(sys.argv[1]), http=Protocol, ws="none", log_level="warning", server_header=False)
 
 
 if __name__ == "__main__":

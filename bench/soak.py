@@ -89,7 +89,9 @@ def soak(
 async def _run(url: str, pid: int, seconds: float, clients: int, kills: int) -> Tally:
     tally = Tally()
     end = time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with httpx.AsyncClient(
+        base_url=url, timeout=600, limits=httpx.Limits(max_connections=None), trust_env=False
+    ) as client:
         await asyncio.gather(
             *(_client(client, tally, random.Random(number), end) for number in range(clients)),  # noqa: S311
             _kill(url, pid, tally, [end - seconds * (kills - number) / (kills + 1) for number in range(kills)]),
@@ -164,7 +166,7 @@ async def _answering(url: str) -> None:
     Raises ContenderFailed when none is in `START_SECONDS`.
     """
     body, limit = {"inputs": "Hello", "parameters": {"max_new_tokens": 1}}, time.monotonic() + START_SECONDS
-    async with httpx.AsyncClient(timeout=600) as client:
+    async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
         while time.monotonic() < limit:
             with contextlib.suppress(httpx.HTTPError):
                 if (await client.post(f"{url}/invocations", json=body)).is_success:

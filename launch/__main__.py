@@ -21,6 +21,28 @@ START_SECONDS = 900
 STOP_SECONDS = 30
 
 
+class Stop:
+    """Whether a signal has said so. No `threading.Event`, whose lock a handler may find held by the one it interrupts:
+    `make` passes on a signal that the launcher has had already."""
+
+    told = False
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has been said by then."""
+        if not self.told:
+            time.sleep(seconds)
+        return self.told
+
+    def listen(self) -> None:
+        """Take the signals of Ctrl-C, of a closed terminal, and SIGTERM, from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._hear)
+
+    def _hear(self, *_: object) -> None:
+        self.told = True
+
+
 @dataclass
 class Service:
     """One process, its port and its log."""
@@ -37,7 +59,6 @@ class Service:
 
     def start(self) -> None:
         """Start it in a session of its own, so that a Ctrl-C here reaches it only through `stop`."""
-        LOGS.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -48,7 +69,8 @@ class Service:
     def healthy(self) -> bool:
         """Whether it says that it can answer."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/ping", timeout=5).status_code == 200
+            # a proxy that the environment names is not for this machine's own ports
+            return httpx.get(f"http://127.0.0.1:{self.port}/ping", timeout=5, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -73,24 +95,33 @@ def serve(
     python = sys.executable
     chat = Service("chat", chat_port, [python, "-m", "chatglm2", "djl" if djl else "serve", "--port", str(chat_port)])
     denoiser = Service("denoiser", denoiser_port, [python, "-m", "denoiser", "serve", "--port", str(denoiser_port)])
-    services = [chat, denoiser]
+    services, stop = [chat, denoiser], Stop()
     for service in services:
         _require_free(service)
-    if subprocess.run([python, "-m", "chatglm2", "prepare"], check=False).returncode != 0:
-        raise typer.Exit(1)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        _require_log(service)
+    stop.listen()
+    if not _prepare([python, "-m", "chatglm2", "prepare"], stop):
+        raise typer.Exit(0 if stop.told else 1)
     raise typer.Exit(_run(services, stop))
 
 
-def _run(services: list[Service], stop: threading.Event) -> int:
+def _prepare(command: list[str], stop: Stop) -> bool:
+    """Whether it was done before it was told to stop."""
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            if stop.wait(0.1):
+                process.terminate()
+                process.wait()
+    return process.returncode == 0 and not stop.told
+
+
+def _run(services: list[Service], stop: Stop) -> int:
     try:
         for service in services:
             service.start()
         if not _wait_healthy(services, stop):
-            return 0 if stop.is_set() else 1
-        print(examples(*(service.port for service in services)), flush=True)
+            return 0 if stop.told else 1
+        print(examples(services[0].port, services[1].port, os.environ), flush=True)
         while not stop.wait(0.5):
             for service in services:
                 if not service.running():
@@ -106,7 +137,7 @@ def _run(services: list[Service], stop: threading.Event) -> int:
             stopper.join()
 
 
-def _wait_healthy(services: list[Service], stop: threading.Event) -> bool:
+def _wait_healthy(services: list[Service], stop: Stop) -> bool:
     started, waiting = time.monotonic(), list(services)
     print(f"starting {' and '.join(service.name for service in services)}; logs are in {LOGS}/", flush=True)
     while waiting and not stop.wait(0.3):
@@ -143,6 +174,15 @@ def _require_free(service: Service) -> None:
                 file=sys.stderr,
             )
             raise typer.Exit(1) from None
+
+
+def _require_log(service: Service) -> None:
+    try:
+        LOGS.mkdir(exist_ok=True)
+        service.log.open("ab").close()
+    except OSError as error:
+        print(f"{service.log} cannot be written ({error.strerror}): remove it, or give it to yourself", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from bench.ports import free_port
+from launch.examples import examples
 from tests.chatglm2.conftest import require_djl
 
 Launch = subprocess.Popen[str]
@@ -25,7 +27,8 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
         require_djl()
     ports = ["--chat-port", str(free_port()), "--denoiser-port", str(free_port())]
     command = [sys.executable, "-m", "launch", *ports, *filter(None, [request.param])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    env = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # nobody is there
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=env)
     yield process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
@@ -62,6 +65,37 @@ def test_both_services_answer_the_printed_curl_lines_and_ctrl_c_stops_them(launc
     for port in re.findall(r"localhost:(\d+)", printed):
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://localhost:{port}/ping")
+
+
+def test_a_closed_terminal_and_signals_in_each_other_s_way_end_both() -> None:
+    ports = [free_port(), free_port()]
+    command = [sys.executable, "-m", "launch", "--chat-port", str(ports[0]), "--denoiser-port", str(ports[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        read_until(process, "answers")
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+            os.killpg(process.pid, number)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    for port in ports:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://localhost:{port}/ping")
+
+
+def test_logs_that_cannot_be_written_are_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    command = [sys.executable, "-m", "launch", "--chat-port", str(free_port()), "--denoiser-port", str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("logs/chat.log cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_curl_lines_bring_the_key_and_pass_by_a_proxy() -> None:
+    plain, keyed = examples(1, 2, {}), examples(1, 2, {"API_KEY": "secret", "all_proxy": "http://127.0.0.1:9"})
+    assert "Authorization" not in plain
+    assert "noproxy" not in plain
+    assert keyed.count('--noproxy localhost -H "Authorization: Bearer $API_KEY" localhost') == 2
+    assert "secret" not in keyed
 
 
 def test_taken_port_is_said_before_anything_starts() -> None:

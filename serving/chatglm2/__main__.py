@@ -43,13 +43,16 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
 
     from chatglm2.app import Server, create_app  # noqa: PLC0415
     from chatglm2.logs import configure  # noqa: PLC0415
+    from chatglm2.protocol import Protocol  # noqa: PLC0415
     from chatglm2.startup import load  # noqa: PLC0415
 
     configure()
     service = load(settings)
     wait = math.ceil(settings.drain_seconds) + 2
     app = create_app(service, settings)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=wait, server_header=False)
+    config = uvicorn.Config(
+        app, http=Protocol, ws="none", log_level="warning", timeout_graceful_shutdown=wait, server_header=False
+    )
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
         signal.signal(number, lambda *_: None)
     Server(config, service, settings.drain_seconds).run(sockets=[listener])

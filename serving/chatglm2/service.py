@@ -262,9 +262,10 @@ class ChatService:
 
 
 def _bears(authorization: str, key: str) -> bool:
-    """Whether a header has the key, compared in constant time, after the scheme `Bearer` in any case (RFC 9110)."""
+    """Whether a header, decoded as Latin-1, has the key, compared in constant time, after the scheme `Bearer` in any
+    case (RFC 9110)."""
     scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1", "replace"), key.encode())
 
 
 def _for_choice(sampling: Sampling, number: int) -> Sampling:

@@ -1,9 +1,11 @@
 """What the FastAPI adapter does beside the contract: limits, cancelled requests, an orderly end, a taken port."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,22 +61,49 @@ def status_in_time(chat: servers.Server, body: object) -> int:
 def leave_early(chat: servers.Server, body: object, promised: int = 0) -> None:
     """Send a request, or the first part of one of `promised` bytes, and go away without reading its reply."""
     content = json.dumps(body).encode()
-    with socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2]))) as connection:
+    with connected(chat) as connection:
         connection.sendall(request_head(promised or len(content)) + content)
         time.sleep(1)
 
 
-def request_head(length: int) -> bytes:
+def request_head(length: int, *more: str) -> bytes:
     """Of a request whose body has so many bytes."""
-    lines = [
-        "POST /invocations HTTP/1.1",
-        "Host: x",
-        "Authorization: Bearer secret",
-        f"Content-Length: {length}",
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode()
+    lines = ["POST /invocations HTTP/1.1", "Host: x", "Authorization: Bearer secret", f"Content-Length: {length}"]
+    return "\r\n".join([*lines, *more, "", ""]).encode()
+
+
+def connected(chat: servers.Server) -> socket.socket:
+    """A connection of one's own."""
+    return socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2])), timeout=60)
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server, upgrade: str) -> None:
+    content = json.dumps(SHORT).encode()
+    offer = ("Connection: Upgrade, HTTP2-Settings", f"UPGRADE: {upgrade}", "HTTP2-Settings: AAEAAEAA")
+    with connected(strict) as connection:
+        for _ in range(2):
+            connection.sendall(request_head(len(content), *offer) + content)
+            reply = http.client.HTTPResponse(connection)
+            reply.begin()
+            assert (reply.status, "outputs" in json.loads(reply.read())) == (200, True)
+
+
+@pytest.mark.parametrize("endless", [b"X-Ab: v\r\n", b"x"], ids=["many headers", "one long header"])
+def test_headers_without_end_are_refused(strict: servers.Server, endless: bytes) -> None:
+    with connected(strict) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /ping HTTP/1.1\r\nX-A: " + endless * (60_000 // len(endless)))
+        connection.sendall(endless * (200_000 // len(endless)))
+        assert b"the headers are longer" in connection.recv(10_000)
+    assert strict.healthy()
+
+
+def test_what_is_no_http_gets_the_contract_s_reply(strict: servers.Server) -> None:
+    with connected(strict) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        assert (reply.status, json.loads(reply.read())["code"]) == (400, 400)
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_failure(strict: servers.Server) -> None:
@@ -110,10 +139,32 @@ def unread_stream(chat: servers.Server) -> Iterator[None]:
 def test_a_body_that_does_not_arrive_is_504(tmp_path: Path) -> None:
     with (
         servers.chat("serve", tmp_path / "log", {"CHAT_DEADLINE_SECONDS": "1"}) as chat,
-        socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2])), timeout=60) as connection,
+        connected(chat) as connection,
     ):
         connection.sendall(request_head(1000) + b"{")
         assert connection.recv(1000).startswith(b"HTTP/1.1 504")
+
+
+def test_a_body_half_read_at_the_shutdown_is_503(tmp_path: Path) -> None:
+    with servers.chat("serve", tmp_path / "log") as chat, connected(chat) as connection:
+        connection.sendall(request_head(1000) + b"{")
+        time.sleep(1)
+        chat.process.terminate()
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+        assert chat.process.wait(20) == 0
+        assert "Traceback" not in chat.log.read_text()
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with servers.chat("serve", tmp_path / "log") as chat, ThreadPoolExecutor() as client:
+        body = LONG | {"parameters": {"max_new_tokens": 4000, "do_sample": False}}
+        asked = client.submit(chat.post, "/invocations", body)
+        time.sleep(2)
+        for _ in range(2):
+            chat.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert asked.result().status_code == 503
+        assert chat.process.wait(20) == 0
 
 
 def test_deadline_is_504() -> None:

@@ -1,0 +1,70 @@
+"""uvicorn's HTTP/1.1 with its parser in C, and what that lacks: a limit on headers, and no fear of upgrades.
+
+Java's HttpClient and `curl --http2` offer to go on in HTTP/2, which a server may ignore (RFC 9110, 7.8); the parser
+takes the body of such a request for the other protocol and drops it.
+"""
+
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from chatglm2.contracts.base import to_json
+from chatglm2.errors import BadRequest
+
+MOST_HEADER_BYTES = 64 * 1024
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._between_requests = True
+        self._unrecognised = 0
+        """Bytes since headers or a part of a body were complete: a request line and headers, or trailers."""
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        if self._between_requests:
+            data = _without_upgrade(data)
+        self._unrecognised += len(data)
+        super().data_received(data)
+        if self._unrecognised > MOST_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"the headers are longer than {MOST_HEADER_BYTES} bytes; send shorter ones")
+
+    def on_message_begin(self) -> None:
+        """A request line begins."""
+        self._between_requests = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The body follows, or nothing."""
+        self._unrecognised = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._unrecognised = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._between_requests, self._unrecognised = True, 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets the contract's reply, too."""
+        body = to_json(BadRequest(msg).body()).encode()
+        head = ["HTTP/1.1 400 Bad Request", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        self.transport.write("\r\n".join([*head, "Connection: close", "", ""]).encode() + body)
+        self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The beginning of a request whose header `Upgrade`, if it is among them, has a name that says nothing."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or not _UPGRADE.search(data, 0, end):
+        return data
+    return _UPGRADE.sub(b"not-upgraded", data[:end]) + data[end:]
