@@ -192,7 +192,7 @@ def create_app(
         key = [Depends(HTTPBearer(auto_error=False))] if has_key else []  # for /docs; it is the gate that asks for it
         app.include_router(router, dependencies=key, responses=refusals(401) if has_key else None)
     app.mount(OPEN_PAGES, StaticFiles(directory=CONSOLE, html=True))
-    app.middleware("http")(Gate(settings.required_key, routes.metrics).around)
+    app.middleware("http")(Gate(settings.required_key, routes.metrics, parts.stopping).around)
     app.exception_handler(DenoiserError)(refusal)
     app.exception_handler(RequestValidationError)(invalid)
     return app

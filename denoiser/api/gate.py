@@ -6,6 +6,7 @@ Also whether it comes from this machine, for routes that others may not use with
 import asyncio
 import hmac
 import ipaddress
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
@@ -84,7 +85,7 @@ async def arriving_within(seconds: float) -> AsyncIterator[None]:
 async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     """The pieces of a body of at most `most` bytes. Raises TooLargeError, MediaTypeError for a compressed one."""
     size, encoding = 0, request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    if encoding.lower() != "identity":
         raise MediaTypeError(f"the body has Content-Encoding {encoding!r:.40}; send it uncompressed")
     declared = request.headers.get("content-length", "")
     async for piece in request.stream():
@@ -130,8 +131,8 @@ def _unauthorised(request: Request) -> Response:
 class Gate:
     """The middleware of one app."""
 
-    def __init__(self, key: str | None, metrics: Metrics) -> None:
-        self._key, self._metrics = key, metrics
+    def __init__(self, key: str | None, metrics: Metrics, stopping: threading.Event) -> None:
+        self._key, self._metrics, self._stopping = key, metrics, stopping
 
     async def around(self, request: Request, call_next: Next) -> Response:
         """Key, request id, log line and metrics of a request; a bug becomes a 500 with the id."""
@@ -141,6 +142,10 @@ class Gate:
             response = await call_next(request) if self._allowed(request) else _unauthorised(request)
         except ClientDisconnect:
             response = refuse(request, GONE, "the client went away")
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+            response = refuse(request, 503, "the service shut down before it could answer; ask another one")
         except Exception:
             _log.exception("bug")
             response = refuse(request, 500, f"internal error; the log has it under request id {request_id}")

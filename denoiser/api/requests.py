@@ -5,6 +5,7 @@ What leaves `read_vectors` is float32 [n, width], finite, at least one row. Ever
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -35,7 +36,7 @@ Content = TypeVar("Content", bound=Body)
 def read_body(body: bytes, *kinds: type[Content]) -> Content:
     """The request in a JSON body; of several kinds the one whose own field the body has. Raises InvalidInputError."""
     try:
-        content = pydantic_core.from_json(body)
+        content = pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise InvalidInputError(f"the body is not JSON ({error}); send one JSON object") from error
     if not isinstance(content, dict):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from denoiser.jobs.training import Training
     from denoiser.model.denoise import Denoiser
 
-SHUTDOWN_SECONDS = 25
-"""Docker and SageMaker kill 30 seconds after SIGTERM."""
+SHUTDOWN_SECONDS = 22
+"""Docker and SageMaker kill 30 seconds after SIGTERM, and the batch that is being computed takes some of the rest."""
 
 _log = structlog.get_logger()
 
@@ -122,7 +122,14 @@ def serve(settings: Settings, host: str, *, tunnel: bool = False) -> None:
             _log.warning(str(off))
     parts = TrainingParts(training, open_denoiser, stopping, closed)
     app = create_app(lambda: load_service(settings, loading), settings, stop, parts)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    config = uvicorn.Config(
+        app,
+        http="h11",  # ignores offers to go on in HTTP/2, as Java's client makes, and limits headers; httptools neither
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
     server = _Server(config, stopping)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
         signal.signal(number, lambda *_: None)
