@@ -127,3 +127,8 @@ def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
     reply = client.post("/v1/embeddings", content=b"x", headers={"Content-Encoding": "gzip"})
     assert reply.status_code == 415
     assert "uncompressed" in reply.json()["detail"]
+
+
+def test_a_byte_order_mark_and_identity_change_nothing(client: httpx.Client) -> None:
+    body = b"\xef\xbb\xbf" + b'{"input": "Hi"}'
+    assert client.post("/v1/embeddings", content=body, headers={"Content-Encoding": "Identity"}).status_code == 200
