@@ -26,7 +26,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not UTF-8 (byte {error.start}); send JSON encoded as UTF-8, uncompressed") from None
+        raise BadRequest(f"the body is not UTF-8 (byte {error.start}); send JSON in UTF-8, uncompressed") from None
     except json.JSONDecodeError as error:
         if not body.strip():
             raise BadRequest("the body is empty; send a JSON object") from None
