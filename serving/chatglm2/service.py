@@ -69,7 +69,9 @@ class ChatService:
         self._created = int(time.time())
         self._in_flight = 0
         self._draining = False
-        self._bodies, self._deadlines, self._replies = Deadlines(), Deadlines(), Deadlines()
+        self._body_waits = Deadlines("send the body faster")
+        self._answer_waits = Deadlines("ask for fewer tokens")
+        self._reply_waits = Deadlines("read the stream faster")
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,12 +87,12 @@ class ChatService:
     def receiving(self) -> AbstractAsyncContextManager[None]:
         """For an adapter while it reads a body: until its deadline, or the shutdown begins. Raises DeadlinePassed,
         Unavailable."""
-        return self._bodies.within(self._deadline())
+        return self._body_waits.within(self._deadline())
 
     def sending(self) -> AbstractAsyncContextManager[None]:
         """For an adapter while it writes a stream, whose client may read slowly or not at all: until `_LAST_PART` after
         its deadline, or after the end of all answers. Raises DeadlinePassed, Unavailable."""
-        return self._replies.within(self._deadline() + _LAST_PART)
+        return self._reply_waits.within(self._deadline() + _LAST_PART)
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._settings.deadline_seconds
@@ -98,13 +100,13 @@ class ChatService:
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, and return when those in flight have ended; they fail after `seconds`."""
         self._draining = True
-        self._bodies.end()
+        self._body_waits.end()
         if await self._ended_within(seconds):
             return
         log.warning("shutting down before all answers have ended", answers=self._in_flight)
-        self._deadlines.end()
+        self._answer_waits.end()
         if not await self._ended_within(_LAST_PART):
-            self._replies.end()
+            self._reply_waits.end()
             await self._idle.wait()
 
     async def _ended_within(self, seconds: float) -> bool:
@@ -231,7 +233,7 @@ class ChatService:
     ) -> AsyncGenerator[list[Change], None]:
         writer = Writer(number, len(prompt), self._tokens, stop)
         steps = self._metrics.watched(
-            len(prompt), self._deadlines.until(deadline, self._engine.generate(prompt, sampling))
+            len(prompt), self._answer_waits.until(deadline, self._engine.generate(prompt, sampling))
         )
         async with contextlib.aclosing(steps):
             async for made in steps:

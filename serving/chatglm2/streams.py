@@ -11,9 +11,11 @@ from chatglm2.errors import DeadlinePassed, Unavailable
 
 
 class Deadlines:
-    """How long things may take: each up to its own deadline, and all of them until `end` is called."""
+    """How long things may take: each up to its own deadline, and all of them until `end` is called. `way_out` is what
+    a client can do so that they take less."""
 
-    def __init__(self) -> None:
+    def __init__(self, way_out: str) -> None:
+        self.way_out = way_out
         self.waits: set[asyncio.Timeout] = set()
         self.ended = False
 
@@ -61,7 +63,7 @@ class _Wait:
                 raise Unavailable(
                     "the service shut down before the answer ended; send the request to another instance"
                 ) from None
-            raise DeadlinePassed("the request took longer than a request may; ask for fewer tokens") from None
+            raise DeadlinePassed(f"the request took longer than a request may; {self._deadlines.way_out}") from None
 
 
 async def merged(streams: list[AsyncGenerator[list[Change], None]]) -> AsyncGenerator[list[Change], None]:
