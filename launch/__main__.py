@@ -36,7 +36,7 @@ class Stop:
     def listen(self) -> None:
         """Take the signals of Ctrl-C, of a closed terminal, and SIGTERM, from now on."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has it ignored
                 signal.signal(number, self._hear)
 
     def _hear(self, *_: object) -> None:

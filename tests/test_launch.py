@@ -67,6 +67,12 @@ def test_both_services_answer_the_printed_curl_lines_and_ctrl_c_stops_them(launc
             httpx.get(f"http://localhost:{port}/ping")
 
 
+def test_a_shell_s_background_where_ctrl_c_is_ignored_changes_nothing() -> None:
+    script = "import signal; from launch.__main__ import Stop; stop = Stop(); stop.listen(); signal.raise_signal(2)"
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -c {shlex.quote(script + '; assert stop.told')}"
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+
+
 def test_a_closed_terminal_and_signals_in_each_other_s_way_end_both() -> None:
     ports = [free_port(), free_port()]
     command = [sys.executable, "-m", "launch", "--chat-port", str(ports[0]), "--denoiser-port", str(ports[1])]
