@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,10 @@ class Server:
     def get(self, path: str, **options: object) -> httpx.Response:
         """GET."""
         return httpx.get(self.url + path, timeout=120, **options)  # type: ignore[arg-type]
+
+    def connect(self) -> socket.socket:
+        """A connection for what a client of HTTP would not send."""
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=60)
 
     def healthy(self) -> bool:
         """Whether `/ping` says so."""

@@ -18,7 +18,7 @@ import structlog
 from chatglm2.contracts import parse
 from chatglm2.contracts.base import Change, ChatRequest, Result
 from chatglm2.contracts.body import shown
-from chatglm2.contracts.openai_replies import models
+from chatglm2.contracts.openai_replies import list_of_models
 from chatglm2.detokenizer import TokenTexts
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.errors import BadRequest, Busy, ChatError, NotFound, TooLarge, Unauthorized, Unavailable
@@ -82,7 +82,7 @@ class ChatService:
     def models(self, authorization: str | None) -> dict[str, Any]:
         """What OpenAI's list of models says. Raises Unauthorized."""
         self._check_key(authorization)
-        return models(self._settings.model_names[-1], self._engine.limits.context, self._created)
+        return list_of_models(self._settings.model_names[-1], self._engine.limits.context, self._created)
 
     def receiving(self) -> AbstractAsyncContextManager[None]:
         """For an adapter while it reads a body: until its deadline, or the shutdown begins. Raises DeadlinePassed,

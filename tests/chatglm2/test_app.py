@@ -61,7 +61,7 @@ def status_in_time(chat: servers.Server, body: object) -> int:
 def leave_early(chat: servers.Server, body: object, promised: int = 0) -> None:
     """Send a request, or the first part of one of `promised` bytes, and go away without reading its reply."""
     content = json.dumps(body).encode()
-    with connected(chat) as connection:
+    with chat.connect() as connection:
         connection.sendall(request_head(promised or len(content)) + content)
         time.sleep(1)
 
@@ -72,16 +72,11 @@ def request_head(length: int, *more: str) -> bytes:
     return "\r\n".join([*lines, *more, "", ""]).encode()
 
 
-def connected(chat: servers.Server) -> socket.socket:
-    """A connection of one's own."""
-    return socket.create_connection(("127.0.0.1", int(chat.url.rpartition(":")[2])), timeout=60)
-
-
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
 def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server, upgrade: str) -> None:
     content = json.dumps(SHORT).encode()
     offer = ("Connection: Upgrade, HTTP2-Settings", f"UPGRADE: {upgrade}", "HTTP2-Settings: AAEAAEAA")
-    with connected(strict) as connection:
+    with strict.connect() as connection:
         for _ in range(2):
             connection.sendall(request_head(len(content), *offer) + content)
             reply = http.client.HTTPResponse(connection)
@@ -91,7 +86,7 @@ def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server
 
 @pytest.mark.parametrize("endless", [b"X-Ab: v\r\n", b"x"], ids=["many headers", "one long header"])
 def test_headers_without_end_are_refused(strict: servers.Server, endless: bytes) -> None:
-    with connected(strict) as connection, contextlib.suppress(ConnectionError):
+    with strict.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"GET /ping HTTP/1.1\r\nX-A: " + endless * (60_000 // len(endless)))
         connection.sendall(endless * (200_000 // len(endless)))
         assert b"the headers are longer" in connection.recv(10_000)
@@ -99,7 +94,7 @@ def test_headers_without_end_are_refused(strict: servers.Server, endless: bytes)
 
 
 def test_what_is_no_http_gets_the_contract_s_reply(strict: servers.Server) -> None:
-    with connected(strict) as connection:
+    with strict.connect() as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         reply = http.client.HTTPResponse(connection)
         reply.begin()
@@ -139,14 +134,14 @@ def unread_stream(chat: servers.Server) -> Iterator[None]:
 def test_a_body_that_does_not_arrive_is_504(tmp_path: Path) -> None:
     with (
         servers.chat("serve", tmp_path / "log", {"CHAT_DEADLINE_SECONDS": "1"}) as chat,
-        connected(chat) as connection,
+        chat.connect() as connection,
     ):
         connection.sendall(request_head(1000) + b"{")
         assert connection.recv(1000).startswith(b"HTTP/1.1 504")
 
 
 def test_a_body_half_read_at_the_shutdown_is_503(tmp_path: Path) -> None:
-    with servers.chat("serve", tmp_path / "log") as chat, connected(chat) as connection:
+    with servers.chat("serve", tmp_path / "log") as chat, chat.connect() as connection:
         connection.sendall(request_head(1000) + b"{")
         time.sleep(1)
         chat.process.terminate()

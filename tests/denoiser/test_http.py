@@ -24,10 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def connected(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60)
-
-
 def head(length: int, *more: str) -> bytes:
     lines = ["POST /denoise/text HTTP/1.1", "Host: x", f"Content-Length: {length}", *more, "", ""]
     return "\r\n".join(lines).encode()
@@ -41,7 +37,7 @@ def read(connection: socket.socket) -> tuple[int, dict[str, object]]:
 
 def test_an_offer_to_go_on_in_another_protocol_is_ignored(server: Server) -> None:
     """As Java's HttpClient and `curl --http2` make it."""
-    with connected(server) as connection:
+    with server.connect() as connection:
         for _ in range(2):
             connection.sendall(head(len(BODY), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c") + BODY)
             status, reply = read(connection)
@@ -49,7 +45,7 @@ def test_an_offer_to_go_on_in_another_protocol_is_ignored(server: Server) -> Non
 
 
 def test_headers_without_end_are_refused(server: Server) -> None:
-    with connected(server) as connection, contextlib.suppress(ConnectionError):
+    with server.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nX-A: " + b"x" * 300_000)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert server.healthy()
@@ -57,7 +53,7 @@ def test_headers_without_end_are_refused(server: Server) -> None:
 
 def test_a_body_that_has_not_come_when_the_server_stops_is_503(server: Server) -> None:
     """The last test of this server."""
-    with connected(server) as connection:
+    with server.connect() as connection:
         connection.sendall(head(1000) + b"{")
         time.sleep(1)
         server.process.terminate()

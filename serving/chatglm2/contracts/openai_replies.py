@@ -86,7 +86,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {to_json(value)}\n\n"
 
 
-def models(name: str, context: int, created: int) -> dict[str, Any]:
+def list_of_models(name: str, context: int, created: int) -> dict[str, Any]:
     """The list of models, which is one of so many tokens of context (vLLM's `max_model_len`), served since `created`
     (Unix time)."""
     model = {"id": name, "object": "model", "created": created, "owned_by": "chat", "max_model_len": context}
