@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -16,8 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import PACED, RECIPES, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
-from bench.pace import STEP_SECONDS
+from bench.contenders import PACED, RECIPES, STEP, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
 from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
@@ -39,6 +39,7 @@ Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
 NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; the median of each figure counts.")]
 Waves = Annotated[int, typer.Option(min=1, help="Requests in a round, as a multiple of those at once.")]
+Only = Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")]
 Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
 
 Figures = dict[str, list[dict[str, float]]]
@@ -91,7 +92,7 @@ def compare(
     vllm_python: Annotated[
         Path | None, typer.Option(help="Python of an environment with vLLM (make install-vllm).")
     ] = None,
-    only: Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")] = "",
+    only: Only = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: starts minutes sooner.")] = False,
     gpu_memory: Annotated[float, typer.Option(help="Share of the GPU's memory for each that is on vLLM.")] = 0.2,
@@ -103,17 +104,11 @@ def compare(
     save: Save = None,
 ) -> None:
     """Start several ways to serve one model, let them take turns, and print each one's figures and ratios."""
-    wanted = [part.strip() for part in only.split(",")]
-    names = [name for name in RECIPES if any(part in name for part in wanted)]
-    names = [name for name in names if vllm_python or not RECIPES[name].vllm]
+    recipes = _chosen({name: RECIPES[name] for name in RECIPES if vllm_python or not RECIPES[name].vllm}, only)
     load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
-    if not names:
-        raise typer.BadParameter(
-            f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(RECIPES)}"
-        )
     setup = Setup(model, dtype, eager, gpu_memory, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     limit = roofline(model)
-    figures = _side_by_side({name: RECIPES[name] for name in names}, setup, load)
+    figures = _side_by_side(recipes, setup, load)
     _show(figures, f"{model.name}, {dtype}, {load}")
     if limit is not None:
         _show_limit(figures, limit)
@@ -121,6 +116,9 @@ def compare(
 
 
 def pace(
+    vllm_python: Annotated[Path, typer.Option(help="Python of an environment with vLLM (make install-vllm).")],
+    step: Annotated[float, typer.Option(min=0, help="Milliseconds that a forward pass takes.")] = 5,
+    only: Only = "",
     prompts: Set = "short",
     concurrent: Concurrent = "1,16,32,64",
     new_tokens: NewTokens = 64,
@@ -128,16 +126,28 @@ def pace(
     waves: Waves = 6,
     save: Save = None,
 ) -> None:
-    """What the service itself costs: an engine that computes nothing, at a GPU's pace, through HTTP and directly."""
+    """What the service costs beside a fast GPU: vLLM with a model that only waits, over HTTP and called directly."""
     try:
         model = find_model(read_settings())
     except SetupError as error:
         raise _refused(error) from None
-    setup = Setup(model, "float32", True, 0.2, None, Path(tempfile.mkdtemp(prefix="bench-")))
+    os.environ[STEP] = str(step)  # what is started inherits it
+    setup = Setup(model, "float32", True, 0.2, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
-    figures = _side_by_side(PACED, setup, load)
-    _show(figures, f"a token each {STEP_SECONDS * 1000:g} ms, {load}")
+    figures = _side_by_side(_chosen(PACED, only), setup, load)
+    _show(figures, f"a token each {step:g} ms, {load}")
     _save(figures, save, load)
+
+
+def _chosen(recipes: Mapping[str, Recipe], only: str) -> dict[str, Recipe]:
+    """The recipes whose names have a part of `only`. Raises typer.BadParameter where none has."""
+    parts = [part.strip() for part in only.split(",")]
+    chosen = {name: recipe for name, recipe in recipes.items() if any(part in name for part in parts)}
+    if not chosen:
+        raise typer.BadParameter(
+            f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(recipes)}"
+        )
+    return chosen
 
 
 def _side_by_side(recipes: Mapping[str, Recipe], setup: Setup, load: Load) -> Figures:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,9 +91,19 @@ class Recipe:
     """Whether it is a `bench.direct`."""
 
 
+EXECUTOR, STEP = "bench.pace.PacedExecutor", "BENCH_STEP_MS"
+"""What stands for the model in vLLM's process, and the variable from which it takes its pace."""
 _FASTAPI = "-m chatglm2 serve --port {port}"
 _DJL = "-m chatglm2 djl --port {port}"
 _TRANSFORMERS, _VLLM = {"CHAT_ENGINE": "transformers"}, {"CHAT_ENGINE": "vllm"}
+_PACED = _VLLM | {"CHAT_EXECUTOR": EXECUTOR}
+_OWN_SERVER = Recipe(
+    "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
+    "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 --gpu-memory-utilization {gpu_memory} "
+    "{eager}",
+    {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+    vllm=True,
+)
 RECIPES = {
     "transformers engine in FastAPI": Recipe(_FASTAPI, _TRANSFORMERS),
     "transformers engine in DJL Serving": Recipe(_DJL, _TRANSFORMERS),
@@ -101,13 +111,7 @@ RECIPES = {
     "vLLM engine in FastAPI": Recipe(_FASTAPI, _VLLM, vllm=True),
     "vLLM engine in DJL Serving": Recipe(_DJL, _VLLM, vllm=True),
     "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),
-    "vLLM's own server": Recipe(
-        "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-        "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 --gpu-memory-utilization {gpu_memory} "
-        "{eager}",
-        {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
-        vllm=True,
-    ),
+    "vLLM's own server": _OWN_SERVER,
     "transformers serve": Recipe(
         "-m transformers.cli.transformers serve {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
         "--continuous-batching --cb-block-size 32 " + _SAME_CACHE,
@@ -118,10 +122,14 @@ RECIPES = {
 """By the name that tables give them."""
 
 PACED = {
-    "paced engine in FastAPI": Recipe("-m bench.pace {port}"),
-    "paced engine directly": Recipe("-m bench.direct pace", direct=True),
+    "vLLM engine in FastAPI": Recipe(_FASTAPI, _PACED, vllm=True),
+    "vLLM engine in DJL Serving": Recipe(_DJL, _PACED, vllm=True),
+    "vLLM engine directly": Recipe("-m bench.direct engine", _PACED, vllm=True, direct=True),
+    "vLLM's own server": replace(
+        _OWN_SERVER, command=f"{_OWN_SERVER.command} --distributed-executor-backend {EXECUTOR}"
+    ),
 }
-"""The service and an engine that computes nothing."""
+"""The same on vLLM, whose model computes nothing."""
 
 
 @dataclass(frozen=True)

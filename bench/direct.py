@@ -1,8 +1,7 @@
 """An engine without a service around it, driven over standard input and output: `python -m bench.direct engine`.
 
 Each line in is one job as JSON (`prompts`, `concurrent`, `new_tokens`), each line out its answers' times. `generate` in
-place of `engine` is the plain way: one `model.generate` at a time, however many ask. `pace` is the engine of
-`bench.pace`, which has no model.
+place of `engine` is the plain way: one `model.generate` at a time, however many ask.
 """
 
 import asyncio
@@ -14,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bench.load import drive
-from bench.pace import load_paced
 from chatglm2.device import choose_device
 from chatglm2.engines.base import Engine, Sampling
 from chatglm2.prompt import Message, Prompter
@@ -80,8 +78,7 @@ async def serve(kind: str) -> None:
     if kind == "generate":
         ask = _plain(settings)
     else:
-        load = load_paced if kind == "pace" else load_engine
-        engine, tokenizer = await asyncio.to_thread(load, settings)
+        engine, tokenizer = await asyncio.to_thread(load_engine, settings)
         ask = engine_ask(engine, Prompter(tokenizer))
     freeze_heap()
     print("ready", flush=True)

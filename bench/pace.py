@@ -1,93 +1,96 @@
-"""What the chat service itself costs, where a GPU is fast: the service around an engine that computes nothing.
+"""A model that computes nothing for vLLM: tokens at a GPU's pace, on any machine.
 
-The engine gives every running answer a token each 5 milliseconds, which is what 6 billion parameters in fp16 take on an
-H200 with 16 to 64 requests at once. What is lost between that engine asked directly and asked over HTTP is the
-service's and the load generator's doing: `python -m bench.pace PORT` is the service.
+All else is vLLM's own: its process, scheduler, cache and messages. So what HTTP and Python cost beside a fast GPU shows
+without one. `CHAT_EXECUTOR=bench.pace.PacedExecutor` puts it in the place of the workers that hold the model.
 """
 
-import asyncio
-import sys
-from collections.abc import AsyncGenerator
-from itertools import count
+import os
+import time
+from concurrent.futures import Future
 from typing import Any
 
-from chatglm2.engines.base import Limits, Sampling, Step
-from chatglm2.settings import Settings, read_settings
-from chatglm2.startup import find_model, serve_with
+import torch
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.worker.worker_base import CompilationTimes
 
-STEP_SECONDS = 0.005
+from bench.contenders import STEP
+
 _FIRST, _TOKENS = 1000, 20_000  # ids of ordinary text in the embedded model's vocabulary
 
 
-class PacedEngine:
-    """No model: tokens by the clock, whatever was asked."""
+class PacedExecutor(Executor):  # type: ignore[misc]
+    """Ends each forward pass so many milliseconds after it began or after the one before; all choose the same token."""
 
-    limits = Limits(context=8192, beams=1)
+    def _init_executor(self) -> None:
+        self._seconds = float(os.environ[STEP]) / 1000
+        self._passes, self._free_at = 0, 0.0
+        self._prompts = dict[str, int]()
+        """Tokens of each request's prompt that no pass has taken yet."""
+        self._made = ModelRunnerOutput([], {})
 
-    def __init__(self) -> None:
-        self._clock: asyncio.Task[None] | None = None
-        self._running = set[asyncio.Queue[int]]()
+    def collective_rpc(self, method: Any, *_: Any, **__: Any) -> list[Any]:
+        """What the one worker answers; nothing to most."""
+        spec = FullAttentionSpec(
+            block_size=self.cache_config.block_size,
+            num_kv_heads=self.model_config.get_num_kv_heads(self.parallel_config),
+            head_size=self.model_config.get_head_size(),
+            dtype=torch.float32,
+        )
+        answers = {
+            "get_kv_cache_spec": {"layer": spec},
+            "get_supported_kv_cache_layouts": ["LBNHC"],
+            "determine_available_memory": self.cache_config.kv_cache_memory_bytes,
+            "compile_or_warm_up_model": CompilationTimes(0.0, 0.0),
+            "get_supported_tasks": ("generate",),
+        }
+        return [answers.get(method)]
 
-    def ready(self) -> bool:
-        """Always."""
-        return True
+    def execute_model(self, scheduler_output: SchedulerOutput, non_block: bool = False) -> Any:
+        """Begin a pass; `sample_tokens` gives what it makes, but for a pass of nothing."""
+        for ended in scheduler_output.finished_req_ids:
+            self._prompts.pop(ended, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            self._prompts[new.req_id] = len(new.prompt_token_ids) - new.num_computed_tokens
+        taken = scheduler_output.num_scheduled_tokens
+        for request, count in taken.items():
+            self._prompts[request] -= count
+        token = _FIRST + self._passes * 7 % _TOKENS
+        self._passes += 1
+        self._made = ModelRunnerOutput(
+            list(taken),
+            {request: place for place, request in enumerate(taken)},
+            [[token] if self._prompts[request] <= 0 else [] for request in taken],
+        )
+        return _due(0.0, None if taken else self._made, non_block)
 
-    def cache_use(self) -> float:
-        """None."""
-        return 0.0
+    def sample_tokens(self, grammar_output: Any, non_block: bool = False) -> Any:  # noqa: ARG002
+        """The tokens of the pass, when it is over."""
+        self._free_at = max(time.monotonic(), self._free_at) + self._seconds
+        return _due(self._free_at, self._made, non_block)
 
-    async def close(self) -> None:
-        """Stop the clock."""
-        if self._clock is not None:
-            self._clock.cancel()
+    def check_health(self) -> None:
+        """Nothing can fail."""
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Step], None]:  # noqa: ARG002
-        """A token at each step of the clock; those that were not taken in time come together."""
-        self._clock = self._clock or asyncio.create_task(self._tick())
-        made, left = asyncio.Queue[int](), sampling.max_new_tokens
-        self._running.add(made)
-        try:
-            while left:
-                tokens = [await made.get()]
-                while not made.empty():
-                    tokens.append(made.get_nowait())
-                tokens = tokens[:left]
-                left -= len(tokens)
-                steps = [Step(token) for token in tokens]
-                yield steps if left else [*steps[:-1], Step(tokens[-1], "length")]
-        finally:
-            self._running.remove(made)
-
-    async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        for step in count():
-            due += STEP_SECONDS
-            await asyncio.sleep(due - loop.time())
-            for made in self._running:
-                made.put_nowait(_FIRST + step * 7 % _TOKENS)
-
-
-def load_paced(settings: Settings) -> tuple[PacedEngine, Any]:
-    """The engine, and the tokenizer of the model that the settings name. Raises SetupError."""
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    return PacedEngine(), AutoTokenizer.from_pretrained(find_model(settings), local_files_only=True)
-
-
-def main() -> None:
-    """Serve HTTP on the port of the command line."""
-    import uvicorn  # noqa: PLC0415
-
-    from chatglm2.app import create_app  # noqa: PLC0415
-    from chatglm2.logs import configure  # noqa: PLC0415
-    from chatglm2.protocol import Protocol  # noqa: PLC0415
-
-    configure()
-    settings = read_settings()
-    app = create_app(serve_with(*load_paced(settings), settings), settings)
-    uvicorn.run(app, port=int(sys.argv[1]), http=Protocol, ws="none", log_level="warning", server_header=False)
+    def shutdown(self) -> None:
+        """Nothing runs."""
 
 
-if __name__ == "__main__":
-    main()
+class _Due(Future[Any]):
+    """A value that is waited for until a time of `time.monotonic`."""
+
+    def __init__(self, time_: float, value: Any) -> None:
+        super().__init__()
+        self._time = time_
+        self.set_result(value)
+
+    def result(self, timeout: float | None = None) -> Any:
+        time.sleep(max(0.0, self._time - time.monotonic()))
+        return super().result(timeout)
+
+
+def _due(time_: float, value: Any, non_block: bool) -> Any:
+    future = _Due(time_, value)
+    return future if non_block else future.result()

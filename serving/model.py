@@ -8,9 +8,13 @@ import contextlib
 import os
 import signal
 import sys
+import time
+from collections import deque
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from djl_python import Input, Output
+from djl_python.python_async_engine import REQUEST_TRACKING_ID_KEY
 
 from chatglm2.control import serve_control
 from chatglm2.errors import ChatError, SetupError
@@ -21,7 +25,8 @@ from chatglm2.startup import load
 
 QUICKEST_REPLY = 0.02
 """Seconds. If a reply of one part arrives just when DJL Serving 0.36 starts to wait for it, it is lost and the client
-waits for ever: DJL's ChunkedBytesSupplier says that it has ended before it holds the last part."""
+waits for ever: DJL's ChunkedBytesSupplier says that it has ended before it holds the last part. Of a stream that part is
+empty, so nothing is lost."""
 
 OPTIONS = {
     "model_id": "model",
@@ -39,16 +44,17 @@ async def handle(inputs: Input) -> Output | AsyncGenerator[Output, None] | None:
     """DJL's entry point: the first, empty call loads the model, every other one is a request."""
     if service is None:
         return await start(inputs.get_properties())
-    slow_enough = asyncio.create_task(asyncio.sleep(QUICKEST_REPLY))
+    began = time.monotonic()
     try:
         reply = await service.handle(_call(inputs))
     except ChatError as error:
-        await slow_enough
-        return _output("application/json", "", error=str(error), code=error.status)
-    await slow_enough
-    if isinstance(reply.body, str):
-        return _output(reply.content_type, reply.body)
-    return _stream(reply.content_type, reply.body)
+        output = _output("application/json", "", error=str(error), code=error.status)
+    else:
+        if not isinstance(reply.body, str):
+            return _stream(reply.content_type, reply.body, inputs.get_property(REQUEST_TRACKING_ID_KEY))
+        output = _output(reply.content_type, reply.body)
+    await asyncio.sleep(began + QUICKEST_REPLY - time.monotonic())
+    return output
 
 
 async def start(properties: dict[str, str]) -> None:
@@ -84,11 +90,45 @@ def _call(inputs: Input) -> Call:
     return Call(body, inputs.get_property("Content-Type"), inputs.get_property("Authorization"))
 
 
-async def _stream(content_type: str, parts: AsyncGenerator[str, None]) -> AsyncGenerator[Output, None]:
+async def _stream(content_type: str, parts: AsyncGenerator[str, None], request: str) -> AsyncGenerator[Output, None]:
+    def add(data: str, last: bool) -> bool:
+        """Let a part wait; whether it is the first that waits, for which DJL must be called."""
+        part = _output(content_type, data, last)
+        part.add_property(REQUEST_TRACKING_ID_KEY, request)  # DJL does it for what it is given
+        _waiting.append(part)
+        return len(_waiting) == 1  # after, for DJL's thread takes parts meanwhile
+
     async with contextlib.aclosing(parts):
         async for part in parts:
-            yield _output(content_type, part, last=False)
-    yield _output(content_type, "")
+            if add(part, last=False):
+                yield _Waiting()
+    if add("", last=True):
+        yield _Waiting()
+
+
+_waiting = deque[Output]()
+"""Parts of all streams that are not sent yet."""
+
+
+class _Waiting(Output):
+    """In its place all parts that wait are sent.
+
+    DJL's thread that sends asks the event loop for each output anew, and that takes longer than to make one.
+    """
+
+    def send(self, cl_socket: Any) -> None:
+        """As DJL calls it."""
+        while _waiting:
+            messages = _Messages()
+            for _ in range(len(_waiting)):
+                _waiting.popleft().send(messages)
+            cl_socket.sendall(b"".join(messages))
+
+
+class _Messages(list[bytes]):
+    """A socket that keeps what outputs send."""
+
+    sendall = list[bytes].append
 
 
 def _output(content_type: str, data: str, last: bool = True, **error: str | int) -> Output:

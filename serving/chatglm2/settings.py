@@ -78,8 +78,9 @@ class Settings(BaseSettings):
     """GPUs that vLLM splits each layer over."""
     pipeline_parallel: int = Field(1, ge=1)
     """Groups of GPUs that vLLM spreads the layers over, on one machine or several."""
-    executor: Literal["mp", "ray"] = "mp"
-    """How vLLM starts its workers: processes of this machine, or on the machines of a Ray cluster."""
+    executor: str = Field("mp", pattern=r"^(mp|ray|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")
+    """How vLLM runs the model: `mp`, in processes of this machine; `ray`, on the machines of a Ray cluster; or the full
+    name of a vLLM `Executor` class."""
     eager: bool = False
     """vLLM starts without compiling: minutes sooner, but slower afterwards."""
 

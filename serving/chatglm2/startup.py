@@ -152,5 +152,5 @@ def _load_vllm(settings: Settings, path: Path, dtype: str, device: Device) -> En
     )
     try:
         return VllmEngine(path, dtype, sizes)
-    except RuntimeError as error:
+    except (RuntimeError, ImportError, AttributeError) as error:
         raise SetupError(f"vLLM did not start ({one_line(error)}); its own messages are above") from error

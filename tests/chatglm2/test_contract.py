@@ -142,14 +142,28 @@ def test_beams_beside_other_requests_change_nothing(chat: Server) -> None:
     assert together == alone
 
 
-def test_stream_adds_up_to_the_whole_answer(chat: Server) -> None:
-    whole = ask(chat, details=True)
-    body = {"inputs": QUESTION, "parameters": GREEDY | {"stream": True}}
+def streamed(chat: Server, question: str) -> list[dict[str, Any]]:
+    """The lines of a stream."""
+    body = {"inputs": question, "parameters": GREEDY | {"stream": True}}
     with httpx.stream("POST", f"{chat.url}/invocations", json=body, timeout=120) as response:
-        lines = [json.loads(line) for line in response.iter_lines()]
+        return [json.loads(line) for line in response.iter_lines()]
+
+
+def test_stream_adds_up_to_the_whole_answer(chat: Server) -> None:
+    whole, lines = ask(chat, details=True), streamed(chat, QUESTION)
     assert "".join(line["delta"] for line in lines) == whole["outputs"]
     assert len(lines) > 5
     assert lines[-1] == whole | {"delta": lines[-1]["delta"]}
+
+
+def test_streams_at_once_each_add_up_to_their_own_answer(chat: Server) -> None:
+    questions = [f"What is {n} plus {n}?" for n in range(16)]
+    with ThreadPoolExecutor(len(questions)) as pool:
+        streams = list(pool.map(lambda question: streamed(chat, question), questions))
+    for question, lines in zip(questions, streams, strict=True):
+        assert "".join(line["delta"] for line in lines) == ask(chat, question)["outputs"]
+        assert all("finish_reason" not in line for line in lines[:-1])
+        assert lines[-1]["history"][0][0] == question
 
 
 def test_lines_of_a_stream_end_where_clients_end_lines(chat: Server) -> None:

@@ -1,8 +1,10 @@
 """What only the vLLM engine does: no beams, a process of its own that is started again, several GPUs, DJL."""
 
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,8 +105,27 @@ def test_behind_djl_serving_it_answers_and_streams(tmp_path_factory: pytest.Temp
 
 
 def test_more_gpus_than_there_are_is_one_line() -> None:
-    env = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_TENSOR_PARALLEL": "99", "CHAT_EAGER": "1"}
+    assert "CHAT_TENSOR_PARALLEL" in refusal({"CHAT_TENSOR_PARALLEL": "99"})
+
+
+def test_an_executor_that_is_not_there_is_one_line() -> None:
+    assert "vLLM did not start (No module named 'nowhere')" in refusal({"CHAT_EXECUTOR": "nowhere.Executor"})
+
+
+def refusal(env: dict[str, str]) -> str:
+    """The last words of a service that does not start."""
     command = [vllm_python(), "-m", "chatglm2", "serve", "--port", str(free_port())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    given = os.environ | {"CHAT_ENGINE": "vllm", "CHAT_EAGER": "1"} | env
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
     assert done.returncode == 1
-    assert "CHAT_TENSOR_PARALLEL" in done.stderr.splitlines()[-1]
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_model_that_only_waits_keeps_its_pace() -> None:
+    """With it `bench pace` measures what the service costs; here: no more than a token each 20 milliseconds."""
+    command = [sys.executable, "-m", "bench", "pace", "--vllm-python", vllm_python(), "--only", "in FastAPI"]
+    load = ["--step", "20", "--concurrent", "1,8", "--rounds", "1", "--waves", "1", "--new-tokens", "8"]
+    done = subprocess.run([*command, *load], capture_output=True, text=True, check=True)
+    speeds = re.findall(r"round 1, (\d+) at once, vLLM engine in FastAPI: ([\d.]+) tokens/s", done.stdout)
+    assert [level for level, _ in speeds] == ["1", "8"]
+    assert all(0 < float(speed) <= int(level) * 50 for level, speed in speeds)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 # What vLLM reads when it is imported: it sends no statistics, counts NaN in logits, starts clean processes, and writes
 # warnings only. It does not sample by FlashInfer, which compiles for the GPU at the first top_k or top_p, and fails
@@ -55,7 +55,8 @@ class Sizes:
     """Share of each GPU's memory for weights and cache."""
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
-    executor: Literal["mp", "ray"] = "mp"
+    executor: str = "mp"
+    """As in the settings."""
     eager: bool = False
     """Start without compiling: sooner, but slower afterwards."""
 
@@ -164,7 +165,7 @@ def _arguments(path: Path, dtype: str, context: int, sizes: Sizes, cache: int | 
         tensor_parallel_size=sizes.tensor_parallel,
         pipeline_parallel_size=sizes.pipeline_parallel,
         # None is a process for each of several GPUs; one GPU's work is done in the engine's process, without messages.
-        distributed_executor_backend="ray" if sizes.executor == "ray" else None,
+        distributed_executor_backend=None if sizes.executor == "mp" else sizes.executor,
         enforce_eager=sizes.eager,
         trust_remote_code=False,
         disable_log_stats=True,
