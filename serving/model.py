@@ -25,8 +25,8 @@ from chatglm2.startup import load
 
 QUICKEST_REPLY = 0.02
 """Seconds. If a reply of one part arrives just when DJL Serving 0.36 starts to wait for it, it is lost and the client
-waits for ever: DJL's ChunkedBytesSupplier says that it has ended before it holds the last part. Of a stream that part is
-empty, so nothing is lost."""
+waits for ever: DJL's ChunkedBytesSupplier says that it has ended before it holds the last part. A stream's last part is
+empty and may be lost."""
 
 OPTIONS = {
     "model_id": "model",
