@@ -4,9 +4,9 @@ Nothing else in the package reads settings from the environment.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chatglm2.errors import SetupError
@@ -15,6 +15,13 @@ DEFAULT_CACHE_TOKENS = 32768
 DEFAULT_BATCH_TOKENS = 1024
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _executor(name: str) -> str:
+    parts = name.split(".")
+    if name not in {"mp", "ray"} and (len(parts) == 1 or not all(part.isidentifier() for part in parts)):
+        raise ValueError("choose mp, ray, or the full name of a vLLM Executor class")
+    return name
 
 
 class Settings(BaseSettings):
@@ -78,7 +85,7 @@ class Settings(BaseSettings):
     """GPUs that vLLM splits each layer over."""
     pipeline_parallel: int = Field(1, ge=1)
     """Groups of GPUs that vLLM spreads the layers over, on one machine or several."""
-    executor: str = Field("mp", pattern=r"^(mp|ray|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+)$")
+    executor: Annotated[str, AfterValidator(_executor)] = "mp"
     """How vLLM runs the model: `mp`, in processes of this machine; `ray`, on the machines of a Ray cluster; or the full
     name of a vLLM `Executor` class."""
     eager: bool = False
@@ -99,8 +106,11 @@ class Settings(BaseSettings):
 
 def read_settings(**given: Any) -> Settings:
     """The settings, of which those in `given` that are not None go before the environment. Raises SetupError."""
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SetupError(f"setting {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+        field = str(first["loc"][0])
+        name = f"setting {field}" if field in given or field.isupper() else f"CHAT_{field.upper()}"
+        raise SetupError(f"{name}: {first['msg']}, got {first['input']!r}") from None

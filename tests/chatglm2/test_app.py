@@ -297,3 +297,4 @@ def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
 def test_unusable_setting_is_said_in_one_line() -> None:
     assert failing("serve", "--dtype", "float3").startswith("chatglm2: setting dtype")
     assert "finite" in failing("serve", CHAT_DEADLINE_SECONDS="inf")
+    assert failing("serve", CHAT_EXECUTOR="Ray").startswith("chatglm2: CHAT_EXECUTOR: ")
