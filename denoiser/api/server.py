@@ -14,6 +14,7 @@ import uvicorn
 
 from denoiser.api.app import TrainingParts, create_app
 from denoiser.api.gate import is_local
+from denoiser.api.protocol import Protocol
 from denoiser.api.service import Limits, Service
 from denoiser.api.tunnel import open_tunnel, require_tunnel
 from denoiser.errors import CheckpointError, DenoiserError, OffError
@@ -124,7 +125,7 @@ def serve(settings: Settings, host: str, *, tunnel: bool = False) -> None:
     app = create_app(lambda: load_service(settings, loading), settings, stop, parts)
     config = uvicorn.Config(
         app,
-        http="h11",  # ignores offers to go on in HTTP/2, as Java's client makes, and limits headers; httptools neither
+        http=Protocol,
         ws="none",
         log_config=None,
         access_log=False,

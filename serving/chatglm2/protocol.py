@@ -1,9 +1,10 @@
-"""uvicorn's HTTP/1.1 with its parser in C, and what that lacks: a limit on headers, and no fear of upgrades.
+"""uvicorn's HTTP/1.1 with its parser in C, and what that lacks: limits on headers, and no fear of upgrades.
 
 Java's HttpClient and `curl --http2` offer to go on in HTTP/2, which a server may ignore (RFC 9110, 7.8); the parser
 takes the body of such a request for the other protocol and drops it.
 """
 
+import asyncio
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from chatglm2.contracts.base import to_json
 from chatglm2.errors import BadRequest
 
 MOST_HEADER_BYTES = 64 * 1024
+HEADER_SECONDS = 30
 _UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
 
 
@@ -24,6 +26,29 @@ class Protocol(HttpToolsProtocol):
         self._between_requests = True
         self._unrecognised = 0
         """Bytes since headers or a part of a body were complete: a request line and headers, or trailers."""
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connects."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect_headers(self) -> None:
+        self._expect_nothing()
+        self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
@@ -37,11 +62,13 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request line begins."""
         self._between_requests = False
+        self._expect_headers()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The body follows, or nothing."""
         self._unrecognised = 0
+        self._expect_nothing()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
