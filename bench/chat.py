@@ -39,6 +39,7 @@ Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
 NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; the median of each figure counts.")]
 Waves = Annotated[int, typer.Option(min=1, help="Requests in a round, as a multiple of those at once.")]
+_VLLM_PYTHON = typer.Option(exists=True, dir_okay=False, help="Python of an environment with vLLM (make install-vllm).")
 Only = Annotated[str, typer.Option(help="Contenders, by commas; a part of the name is enough.")]
 Save = Annotated[Path | None, typer.Option(help="Write figures to this .json file, and a plot beside it (.png).")]
 
@@ -89,9 +90,7 @@ def chat(
 
 def compare(
     model: Annotated[Path, typer.Option(help="Folder of a native checkpoint.")],
-    vllm_python: Annotated[
-        Path | None, typer.Option(help="Python of an environment with vLLM (make install-vllm).")
-    ] = None,
+    vllm_python: Annotated[Path | None, _VLLM_PYTHON] = None,
     only: Only = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: starts minutes sooner.")] = False,
@@ -116,7 +115,7 @@ def compare(
 
 
 def pace(
-    vllm_python: Annotated[Path, typer.Option(help="Python of an environment with vLLM (make install-vllm).")],
+    vllm_python: Annotated[Path, _VLLM_PYTHON],
     step: Annotated[float, typer.Option(min=0, help="Milliseconds that a forward pass takes.")] = 5,
     only: Only = "",
     prompts: Set = "short",
