@@ -68,11 +68,12 @@ def soak(
     adapter: Annotated[str, typer.Option(help="djl, or serve for FastAPI.")] = "djl",
     clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
     kills: Annotated[int, typer.Option(help="How often a worker is killed.")] = 2,
-    log: Annotated[Path, typer.Option(help="Where the service writes.")] = Path("soak.log"),
+    log: Annotated[Path, typer.Option(help="Where the service writes.")] = Path("logs/soak.log"),
 ) -> None:
     """Start the chat service, load it, kill what holds its model, count replies. Exit status 1 if anything was lost."""
     port = free_port()
     url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", "chatglm2", adapter, "--port", str(port)]
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=os.environ) as process:
         try:
             wait_healthy(process, url, log)
