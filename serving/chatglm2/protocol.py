@@ -38,18 +38,6 @@ class Protocol(HttpToolsProtocol):
         self._expect_nothing()
         super().connection_lost(exc)
 
-    def _expect_headers(self) -> None:
-        self._expect_nothing()
-        self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
-
-    def _expect_nothing(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-
-    def _give_up(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
         if self._between_requests:
@@ -87,6 +75,18 @@ class Protocol(HttpToolsProtocol):
         head = ["HTTP/1.1 400 Bad Request", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         self.transport.write("\r\n".join([*head, "Connection: close", "", ""]).encode() + body)
         self.transport.close()
+
+    def _expect_headers(self) -> None:
+        self._expect_nothing()
+        self._late = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def _without_upgrade(data: bytes) -> bytes:
