@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import PACED, RECIPES, STEP, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
+from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
 from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
 from bench.turns import rotated
@@ -103,7 +102,7 @@ def compare(
     save: Save = None,
 ) -> None:
     """Start several ways to serve one model, let them take turns, and print each one's figures and ratios."""
-    recipes = _chosen({name: RECIPES[name] for name in RECIPES if vllm_python or not RECIPES[name].vllm}, only)
+    recipes = _chosen(RECIPES, only, vllm_python)
     load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
     setup = Setup(model, dtype, eager, gpu_memory, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
     limit = roofline(model)
@@ -130,18 +129,19 @@ def pace(
         model = find_model(read_settings())
     except SetupError as error:
         raise _refused(error) from None
-    os.environ[STEP] = str(step)  # what is started inherits it
-    setup = Setup(model, "float32", True, 0.2, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")))
+    recipes = _chosen({name: recipe for name, recipe in RECIPES.items() if "vLLM" in name}, only, vllm_python)
+    setup = Setup(model, "float32", True, 0.2, vllm_python, Path(tempfile.mkdtemp(prefix="bench-")), step)
     load = Load(prompts, _levels(concurrent), new_tokens, rounds, waves)
-    figures = _side_by_side(_chosen(PACED, only), setup, load)
+    figures = _side_by_side(recipes, setup, load)
     _show(figures, f"a token each {step:g} ms, {load}")
     _save(figures, save, load)
 
 
-def _chosen(recipes: Mapping[str, Recipe], only: str) -> dict[str, Recipe]:
-    """The recipes whose names have a part of `only`. Raises typer.BadParameter where none has."""
+def _chosen(recipes: Mapping[str, Recipe], only: str, vllm_python: Path | None) -> dict[str, Recipe]:
+    """The recipes that can run and whose names have a part of `only`. Raises typer.BadParameter where none has."""
     parts = [part.strip() for part in only.split(",")]
-    chosen = {name: recipe for name, recipe in recipes.items() if any(part in name for part in parts)}
+    can_run = {name: recipe for name, recipe in recipes.items() if vllm_python or not recipe.vllm}
+    chosen = {name: recipe for name, recipe in can_run.items() if any(part in name for part in parts)}
     if not chosen:
         raise typer.BadParameter(
             f"--only: got {only!r}, a part of none of these (vLLM's need --vllm-python): {', '.join(recipes)}"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,8 +80,8 @@ class DirectProcess:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a contender is started: arguments of Python, in which `{port}`, `{model}`, `{dtype}` and vLLM's `{eager}` and
-    `{gpu_memory}` are filled in."""
+    """How a contender is started: arguments of Python, in which `{port}`, `{model}`, `{dtype}` and vLLM's `{eager}`,
+    `{gpu_memory}` and `{executor}` are filled in."""
 
     command: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -96,14 +96,6 @@ EXECUTOR, STEP = "bench.pace.PacedExecutor", "BENCH_STEP_MS"
 _FASTAPI = "-m chatglm2 serve --port {port}"
 _DJL = "-m chatglm2 djl --port {port}"
 _TRANSFORMERS, _VLLM = {"CHAT_ENGINE": "transformers"}, {"CHAT_ENGINE": "vllm"}
-_PACED = _VLLM | {"CHAT_EXECUTOR": EXECUTOR}
-_OWN_SERVER = Recipe(
-    "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
-    "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 --gpu-memory-utilization {gpu_memory} "
-    "{eager}",
-    {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
-    vllm=True,
-)
 RECIPES = {
     "transformers engine in FastAPI": Recipe(_FASTAPI, _TRANSFORMERS),
     "transformers engine in DJL Serving": Recipe(_DJL, _TRANSFORMERS),
@@ -111,7 +103,13 @@ RECIPES = {
     "vLLM engine in FastAPI": Recipe(_FASTAPI, _VLLM, vllm=True),
     "vLLM engine in DJL Serving": Recipe(_DJL, _VLLM, vllm=True),
     "vLLM engine directly": Recipe("-m bench.direct engine", _VLLM, vllm=True, direct=True),
-    "vLLM's own server": _OWN_SERVER,
+    "vLLM's own server": Recipe(
+        "-m vllm.entrypoints.openai.api_server --model {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
+        "--max-num-seqs 64 --block-size 32 --kv-cache-memory-bytes 1000000000 --gpu-memory-utilization {gpu_memory} "
+        "{eager} {executor}",
+        {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+        vllm=True,
+    ),
     "transformers serve": Recipe(
         "-m transformers.cli.transformers serve {model} --dtype {dtype} --host 127.0.0.1 --port {port} "
         "--continuous-batching --cb-block-size 32 " + _SAME_CACHE,
@@ -121,21 +119,11 @@ RECIPES = {
 }
 """By the name that tables give them."""
 
-PACED = {
-    "vLLM engine in FastAPI": Recipe(_FASTAPI, _PACED, vllm=True),
-    "vLLM engine in DJL Serving": Recipe(_DJL, _PACED, vllm=True),
-    "vLLM engine directly": Recipe("-m bench.direct engine", _PACED, vllm=True, direct=True),
-    "vLLM's own server": replace(
-        _OWN_SERVER, command=f"{_OWN_SERVER.command} --distributed-executor-backend {EXECUTOR}"
-    ),
-}
-"""The same on vLLM, whose model computes nothing."""
-
 
 @dataclass(frozen=True)
 class Setup:
     """What all contenders share: a native checkpoint's folder, its type, vLLM compiled or not and with what share of
-    the GPU's memory, and where logs go."""
+    the GPU's memory, where logs go, and milliseconds of each forward pass where vLLM's model only waits."""
 
     model: Path
     dtype: str
@@ -143,6 +131,7 @@ class Setup:
     gpu_memory: float
     vllm_python: Path | None
     logs: Path
+    step: float | None = None
 
 
 @contextlib.contextmanager
@@ -151,8 +140,14 @@ def started(name: str, recipe: Recipe, setup: Setup) -> Iterator[Contender]:
     port = free_port()
     python = str(setup.vllm_python) if recipe.vllm and setup.vllm_python else sys.executable
     eager = "--enforce-eager" if setup.eager else ""
+    paced = {} if setup.step is None else {"CHAT_EXECUTOR": EXECUTOR, STEP: str(setup.step)}
     filled = recipe.command.format(
-        port=port, model=setup.model, dtype=setup.dtype, eager=eager, gpu_memory=setup.gpu_memory
+        port=port,
+        model=setup.model,
+        dtype=setup.dtype,
+        eager=eager,
+        gpu_memory=setup.gpu_memory,
+        executor=f"--distributed-executor-backend {EXECUTOR}" if paced else "",
     )
     command = [python, *filled.split()]
     settings = {
@@ -162,7 +157,7 @@ def started(name: str, recipe: Recipe, setup: Setup) -> Iterator[Contender]:
         "CHAT_CACHE_TOKENS": str(DEFAULT_CACHE_TOKENS),
         "CHAT_GPU_MEMORY": str(setup.gpu_memory),
     }
-    env = os.environ | settings | {"OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
+    env = os.environ | settings | paced | {"OMP_WAIT_POLICY": "PASSIVE"} | dict(recipe.env)
     pipe = subprocess.PIPE if recipe.direct else subprocess.DEVNULL
     place = setup.logs / f"{name}.log"
     with place.open("wb") as log:

@@ -120,7 +120,7 @@ class _Waiting(Output):
         """As DJL calls it."""
         while _waiting:
             messages = _Messages()
-            for _ in range(len(_waiting)):
+            for _ in range(len(_waiting)):  # not until none waits: the first ones would wait for the last
                 _waiting.popleft().send(messages)
             cl_socket.sendall(b"".join(messages))
 

@@ -142,9 +142,9 @@ def test_beams_beside_other_requests_change_nothing(chat: Server) -> None:
     assert together == alone
 
 
-def streamed(chat: Server, question: str) -> list[dict[str, Any]]:
+def streamed(chat: Server, question: str, history: list[list[str]] | None = None) -> list[dict[str, Any]]:
     """The lines of a stream."""
-    body = {"inputs": question, "parameters": GREEDY | {"stream": True}}
+    body = {"inputs": question, "history": history, "parameters": GREEDY | {"stream": True}}
     with httpx.stream("POST", f"{chat.url}/invocations", json=body, timeout=120) as response:
         return [json.loads(line) for line in response.iter_lines()]
 
@@ -168,10 +168,7 @@ def test_streams_at_once_each_add_up_to_their_own_answer(chat: Server) -> None:
 
 def test_lines_of_a_stream_end_where_clients_end_lines(chat: Server) -> None:
     history = [["one\u2028two\x85three", "four\u2029"]]
-    body = {"inputs": QUESTION, "history": history, "parameters": GREEDY | {"stream": True}}
-    with httpx.stream("POST", f"{chat.url}/invocations", json=body, timeout=120) as response:
-        lines = [json.loads(line) for line in response.iter_lines()]
-    assert lines[-1]["history"][:1] == history
+    assert streamed(chat, QUESTION, history)[-1]["history"][:1] == history
 
 
 UNUSABLE: list[tuple[str, str, list[str]]] = [
