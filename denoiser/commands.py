@@ -3,7 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from denoiser.model.adaptation import Adaptation
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.network import RANKING_LEVELS, Network
-from denoiser.model.ranking import choose_shares, fit_ranking
+from denoiser.model.ordering import share_of_steps
+from denoiser.model.ranking import STEPS, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
@@ -42,6 +43,7 @@ from denoiser.text.sources import IN_DOMAIN
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FIGURES_LEVEL = 0.1
+FITTED_EVERY = 24  # steps of training, one of fitting; so a short training is short as a whole
 
 
 def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpus:
@@ -65,13 +67,13 @@ def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
         return train(embeddings, recipe, progress)
 
 
-def _trust(network: Network, development: dict[str, Embeddings], seed: int) -> dict[str, list[float]]:
+def _trust(network: Network, development: dict[str, Embeddings], recipe: Recipe) -> dict[str, list[float]]:
     """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
     if not development:
         return BLEND
-    stores = list(development.values())
+    stores, seed, steps = list(development.values()), recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
     with tracking("weighing", 2 * len(RANKING_LEVELS)) as advance:
-        fit_ranking(network, stores, seed, lambda: advance(1, "noise levels"))
+        fit_ranking(network, stores, seed, lambda: advance(1, "noise levels"), steps)
         return choose_shares(network, stores, seed, lambda: advance(1, "noise levels"))
 
 
@@ -79,8 +81,9 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
     """Train on text files (or on packages when there are none) and write a checkpoint; returns its manifest."""
     checkpoint.check_target(output)
     prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache)
+    recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     network = _train(prepared.training, recipe)
-    blend = _trust(network, prepared.development, recipe.seed)
+    blend = _trust(network, prepared.development, recipe)
     denoiser = Denoiser.from_checkpoint(network, {"blend": blend})
     methods = methods_of(denoiser)
     figures = [

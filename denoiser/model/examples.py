@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoiser.model.encoder import fast_precision
 from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 # Levels are drawn log-uniform between neighbouring bounds, mostly from the middle, where denoising can help most.
@@ -25,7 +26,7 @@ class Examples:
     @classmethod
     def of(cls, clean: Tensor, count: int) -> "Examples":
         """So many, of clean vectors drawn at random."""
-        target, level = clean[torch.randint(len(clean), (count,))], _draw_levels(count)
+        target, level = clean[torch.randint(len(clean), (count,))], draw_levels(count)
         return cls(target + level * torch.randn_like(target), level, target)
 
     def with_more(self, others: "Examples") -> "Examples":
@@ -33,13 +34,19 @@ class Examples:
         pairs = ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target))
         return Examples(*map(torch.cat, pairs))
 
-    def errors(self, network: Network) -> Tensor:
+    def estimates(self, network: Network) -> Tensor:
+        """What the network makes of them [n, width]."""
+        with fast_precision():
+            correction = network.correction(self.noisy, self.level)
+        return self.noisy + correction
+
+    def errors(self, network: Network, estimates: Tensor) -> Tensor:
         """Squared error of each estimate over the Wiener filter's expected error: [n]."""
-        estimate = self.noisy + network.correction(self.noisy, self.level)
-        return ((estimate - self.target) ** 2).sum(1) / network.wiener_error(self.level)
+        return ((estimates - self.target) ** 2).sum(1) / network.wiener_error(self.level)
 
 
-def _draw_levels(count: int) -> Tensor:
+def draw_levels(count: int) -> Tensor:
+    """Noise levels [count, 1]."""
     part = torch.multinomial(torch.tensor(_SHARES), count, replacement=True)
     bounds = torch.tensor(_BOUNDS).log()
     return torch.lerp(bounds[part], bounds[part + 1], torch.rand(count)).exp()[:, None]

@@ -13,6 +13,15 @@ RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
+def between_levels(table: Tensor, level: Tensor) -> Tensor:
+    """Rows [n, ...] of a table [levels, ...] of values at `RANKING_LEVELS`, interpolated at noise levels [n, 1]."""
+    levels = torch.tensor(RANKING_LEVELS, device=level.device)
+    seen = level[:, 0].clamp(RANKING_LEVELS[0], RANKING_LEVELS[-1])
+    above = torch.searchsorted(levels, seen).clamp_min(1)
+    part = (seen - levels[above - 1]) / (levels[above] - levels[above - 1])
+    return torch.lerp(table[above - 1], table[above], part.view(-1, *[1] * (table.dim() - 1)))
+
+
 class _Block(nn.Module):
     """h + MLP(LayerNorm(h), noise level), zero at the start."""
 
@@ -34,7 +43,7 @@ class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
     `mean` is the mean of clean embeddings; `axes` holds their principal axes as columns, `variances` the variance along
-    each; `ranking` [levels, 2, width] weighs the noisy vector and the estimate along each axis in `blend`; `known`
+    each; `ranking` [levels, 2, width] weighs the noisy vector and the estimate along each axis in `mix`; `known`
     [n, width] are clean embeddings to be recognised (see `memory`).
     """
 
@@ -93,18 +102,19 @@ class Network(nn.Module):
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
         return noisy + self.correction(self.rotate(noisy), level) @ self.axes.T
 
+    def mix(self, unit: Tensor, direction: Tensor, level: Tensor) -> Tensor:
+        """Unit coordinates [n, width] of noisy vectors and of their estimates, weighed for search, not of length 1."""
+        of_noisy, of_estimate = between_levels(self.ranking, level).unbind(1)
+        return of_noisy * unit + of_estimate * direction
+
     def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor, nearer: float = 0.0) -> Tensor:
         """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as share [n, 1] says.
 
-        A share of 0 keeps the direction of the noisy vectors. Between noise levels the weights are interpolated.
-        `nearer` adds so much more of the estimate, along all axes.
+        A share of 0 keeps the direction of the noisy vectors. `nearer` adds so much more of the estimate, along all
+        axes.
         """
-        levels = torch.tensor(RANKING_LEVELS, device=level.device)
-        seen = level[:, 0].clamp(RANKING_LEVELS[0], RANKING_LEVELS[-1])
-        above = torch.searchsorted(levels, seen).clamp_min(1)
-        part = ((seen - levels[above - 1]) / (levels[above] - levels[above - 1]))[:, None]
-        of_noisy, of_estimate = torch.lerp(self.ranking[above - 1], self.ranking[above], part[:, None]).unbind(1)
         unit, direction = functional.normalize(noisy), functional.normalize(estimate)
-        change = share * ((of_noisy - 1) * (unit @ self.axes) + of_estimate * (direction @ self.axes))
+        turned = unit @ self.axes
+        change = share * (self.mix(turned, direction @ self.axes, level) - turned)
         blended = functional.normalize(unit + change @ self.axes.T)
         return functional.normalize(blended + nearer * share * direction) if nearer else blended

@@ -12,33 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
+from denoiser.model.ordering import order_loss
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
-STEPS = 90
+STEPS = 300
 _ROWS = 512
 _RATE = 0.03
-_TEMPERATURE = 0.05
 _FIRST_SHARE = 0.5
 _NARROW_PARTS = 12
+_DRAWS = 3  # of noise: with one, shares of two levels in seven depended on which
 
 
 def _narrow(store: Tensor, row: int) -> Tensor:
     """The rows most like one row: a store about one thing."""
     nearest: Tensor = store[(store @ store[row]).topk(min(_ROWS, len(store))).indices]
     return nearest
-
-
-def _order_loss(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
-    """Cross entropy of each row's similarities to all others, against the true ones: [n, n] both."""
-    itself = torch.eye(len(true), dtype=torch.bool)
-    target = (true / _TEMPERATURE).masked_fill(itself, -torch.inf).softmax(1)
-    predicted = (found * sharpness / _TEMPERATURE).masked_fill(itself, -1e4).log_softmax(1)
-    return -(target * predicted).sum(1).mean()
 
 
 def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: int) -> Tensor:
@@ -57,7 +49,7 @@ def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: 
         mixed = functional.normalize((parts * (first * weights.exp())[:, None]).sum(0))
         turned, true = clean @ network.axes, clean @ clean.T
         pairs = ((mixed, turned), (turned, mixed), (mixed, mixed))
-        losses = [_order_loss(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]
+        losses = [order_loss(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]
         optimiser.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         optimiser.zero_grad()
         torch.autograd.backward(torch.stack(losses).sum())
@@ -79,12 +71,17 @@ def fit_ranking(
 
 def _gains(network: Network, store: Embeddings, level: float, seed: int) -> Callable[[float], list[float]]:
     """What a share gains over no denoising in each situation, in standard errors over the queries."""
-    noisy, levels = add_noise(store, level, seed), np.full(len(store), level)
-    before = overlaps(store, noisy)
+    levels = torch.full((len(store), 1), level)
+    noisy = [torch.from_numpy(add_noise(store, level, seed + draw)) for draw in range(_DRAWS)]
+    with torch.inference_mode():
+        estimates = [network(vectors, levels) for vectors in noisy]
+    before = [overlaps(store, vectors.numpy()) for vectors in noisy]
 
     def gains(share: float) -> list[float]:
-        after = overlaps(store, Denoiser(network, Blend((level,), (share,))).denoise(noisy, levels))
-        found = [after[situation] - before[situation] for situation in SITUATIONS]
+        shares = torch.full_like(levels, share)
+        blended = (network.blend(*drawn, levels, shares).numpy() for drawn in zip(noisy, estimates, strict=True))
+        after = [overlaps(store, vectors) for vectors in blended]
+        found = [np.mean([a[s] - b[s] for a, b in zip(after, before, strict=True)], 0) for s in SITUATIONS]
         return [float(gain.mean() / max(standard_error(gain), 1e-9)) for gain in found]
 
     return gains

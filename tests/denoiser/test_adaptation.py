@@ -10,7 +10,7 @@ import pytest
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
 from denoiser.model.adaptation import FEWEST
-from denoiser.model.denoise import ADAPTED, TRAINED, Denoiser, trusting
+from denoiser.model.denoise import NEARER, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.noise import add_noise
@@ -67,11 +67,13 @@ def test_vectors_without_noise_come_back(adapted: Denoiser, store: Embeddings, m
     np.testing.assert_array_equal(same, store)
 
 
-def test_a_model_trained_on_the_store_is_trusted_no_less_when_it_is_adapted_too(
+def test_a_model_is_trusted_more_when_it_is_adapted_and_no_less_than_its_checkpoint_says(
     denoiser: Denoiser, adapted: Denoiser, noisy: Embeddings
 ) -> None:
-    trained = Denoiser.from_checkpoint(denoiser.network, trusting(denoiser.manifest))
-    assert trained.adapted(noisy).blend.nearer == TRAINED > adapted.blend.nearer == ADAPTED
+    blend = {**denoiser.manifest["blend"], "nearer": 2 * NEARER}
+    more = Denoiser.from_checkpoint(denoiser.network, {**denoiser.manifest, "blend": blend})
+    assert more.adapted(noisy).blend.nearer == 2 * NEARER
+    assert adapted.blend.nearer == NEARER > denoiser.blend.nearer
 
 
 def test_vectors_of_another_noise_level_get_no_correction(

@@ -17,7 +17,8 @@ def error(network: Network, vectors: Tensor) -> float:
     """Of estimates for coordinates [n, width]; 1 is the Wiener filter's."""
     torch.manual_seed(1)
     with torch.no_grad():
-        return float(Examples.of(vectors, 4000).errors(network).mean())
+        examples = Examples.of(vectors, 4000)
+        return float(examples.errors(network, examples.estimates(network)).mean())
 
 
 def test_a_network_imagines_unit_vectors_that_it_can_denoise(denoiser: Denoiser) -> None:

@@ -16,6 +16,7 @@ from denoiser.model.encoder import Embeddings, MiniLM
 from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
+from denoiser.model.ordering import Ordering, share_of_steps
 from denoiser.model.ranking import choose_shares, fit_ranking
 from denoiser.model.training import Recipe, fine_tuning, train
 from denoiser.text.corpus import Corpus
@@ -51,6 +52,25 @@ def test_training_tells_its_progress(clean: Embeddings) -> None:
     seen: list[int] = []
     train(clean, Recipe(steps=122, batch=16, hidden=16, blocks=1), lambda step, _: seen.append(step))
     assert seen == [*range(3, 121, 3), 122]
+
+
+def test_the_last_steps_learn_the_order_of_similarities_and_keep_the_error_small(clean: Embeddings) -> None:
+    losses, errors = [], []
+    for ordering in (0.0, 0.5):
+        recipe = Recipe(steps=300, ordering=ordering, batch=64, hidden=64, blocks=1)
+        network = train(clean, recipe, quiet)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1)
+            measured = Ordering(network, network.rotate(torch.from_numpy(clean)))
+            found = torch.tensor([measured.loss(network) for _ in range(100)]).mean(0)
+        losses.append(found[0].item())
+        errors.append(found[1].item())
+    assert losses[1] < losses[0]
+    assert errors[1] < 1.1 * errors[0]
+
+
+def test_the_order_is_learnt_from_much_text_only() -> None:
+    assert [share_of_steps(sentences) for sentences in (0, 16_560, 378_509)] == [0, 0, 1 / 32]
 
 
 def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
