@@ -52,24 +52,34 @@ class Ordering:
         errors = examples.errors(network, estimates).mean()
         direction = functional.normalize(estimates + self._centre)
         found = functional.normalize(network.mix(functional.normalize(noisy), direction, level))
-        pairs = ((found, clean), (clean, found), (found, found))
-        sharpness = between_levels(self.sharpness, level)[0].exp()
-        true = clean @ clean.T
-        losses = [order_loss(q @ s.T, true, sharpness[i]) for i, (q, s) in enumerate(pairs)]
-        return torch.stack([*losses, _ACCURACY * errors]).sum(), errors.detach()
+        order = order_loss(found, clean, between_levels(self.sharpness, level)[0])
+        return order + _ACCURACY * errors, errors.detach()
 
     def _store(self) -> Tensor:
-        rows = min(_ROWS, len(self._clean))
-        fewest, most = (math.log(times * rows) for times in _PARTS)
+        fewest, most = (math.log(times * _ROWS) for times in _PARTS)
         size = min(len(self._clean), int(math.exp(fewest + (most - fewest) * float(torch.rand(())))))
         start = int(torch.randint(len(self._clean) - size + 1, ()))
-        part = self._clean[start : start + size]
-        store: Tensor = part[(part @ part[0]).topk(rows).indices]
-        return store
+        return most_like(self._clean[start : start + size], 0, _ROWS)
 
 
-def order_loss(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
-    """Cross entropy of each row's similarities to all others, against the true ones: [n, n] both."""
+def most_like(store: Tensor, row: int, count: int) -> Tensor:
+    """The rows most like one row, so many of them where there are: a store about one thing."""
+    nearest: Tensor = store[(store @ store[row]).topk(min(count, len(store))).indices]
+    return nearest
+
+
+def order_loss(found: Tensor, clean: Tensor, sharpness: Tensor) -> Tensor:
+    """How far unit vectors [n, width] lose the order that the clean ones have, summed over the situations.
+
+    Of each it is the cross entropy of each row's similarities to all others against the true ones. `sharpness`
+    [situations] is the logarithm of how much more the similarities count.
+    """
+    pairs = ((found, clean), (clean, found), (found, found))
+    true = clean @ clean.T
+    return torch.stack([_cross_entropy(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]).sum()
+
+
+def _cross_entropy(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
     itself = torch.eye(len(true), dtype=torch.bool)
     target = (true / _TEMPERATURE).masked_fill(itself, -torch.inf).softmax(1)
     predicted = (found * sharpness / _TEMPERATURE).masked_fill(itself, -1e4).log_softmax(1)

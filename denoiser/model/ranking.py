@@ -16,7 +16,7 @@ from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
-from denoiser.model.ordering import order_loss
+from denoiser.model.ordering import most_like, order_loss
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 STEPS = 300
@@ -27,12 +27,6 @@ _NARROW_PARTS = 12
 _DRAWS = 3  # of noise: with one, shares of two levels in seven depended on which
 
 
-def _narrow(store: Tensor, row: int) -> Tensor:
-    """The rows most like one row: a store about one thing."""
-    nearest: Tensor = store[(store @ store[row]).topk(min(_ROWS, len(store))).indices]
-    return nearest
-
-
 def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: int) -> Tensor:
     """Weights [2, width] of the noisy vector and the estimate along the axes, for one noise level."""
     weights = torch.zeros(2, network.shape["width"]).requires_grad_()
@@ -41,18 +35,16 @@ def _fit_level(network: Network, stores: Sequence[Tensor], level: float, steps: 
     optimiser = torch.optim.Adam([weights, sharpness], lr=_RATE)
     for step, store in enumerate(islice(cycle(stores), steps)):
         order = torch.randperm(len(store))
-        clean = store[order[:_ROWS]] if (step // len(stores)) % 2 else _narrow(store, int(order[0]))
+        clean = store[order[:_ROWS]] if (step // len(stores)) % 2 else most_like(store, int(order[0]), _ROWS)
         noisy = clean + level * torch.randn_like(clean)
         with torch.no_grad():
             estimate = network(noisy, torch.full((len(noisy), 1), level))
             parts = torch.stack([functional.normalize(v) @ network.axes for v in (noisy, estimate)])
         mixed = functional.normalize((parts * (first * weights.exp())[:, None]).sum(0))
-        turned, true = clean @ network.axes, clean @ clean.T
-        pairs = ((mixed, turned), (turned, mixed), (mixed, mixed))
-        losses = [order_loss(q @ s.T, true, sharpness[i].exp()) for i, (q, s) in enumerate(pairs)]
+        loss = order_loss(mixed, clean @ network.axes, sharpness)
         optimiser.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         optimiser.zero_grad()
-        torch.autograd.backward(torch.stack(losses).sum())
+        torch.autograd.backward(loss)
         optimiser.step()
     return first * weights.detach().exp()
 
@@ -98,7 +90,7 @@ def choose_shares(
     """
     least = [(store, 1.0) for store in stores]
     for store in map(torch.from_numpy, stores):
-        least += [(_narrow(store, row).numpy(), -2.0) for row in range(min(_NARROW_PARTS, len(store)))]
+        least += [(most_like(store, row, _ROWS).numpy(), -2.0) for row in range(min(_NARROW_PARTS, len(store)))]
     shares, most = list[float](), SHARES[0]
     for level in RANKING_LEVELS:
         gains = [(_gains(network, store, level, seed), gain) for store, gain in least]
