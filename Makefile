@@ -70,8 +70,8 @@ install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for
 test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## run the chat contract's tests against the vLLM engine
 	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/chatglm2 -m vllm
 
-test-gpu: $(VENV)/dev ## run the engine's and the chat contract's tests on a GPU
-	$(BIN)/python -m pytest tests/chatglm2 -m gpu
+test-gpu: $(VENV)/dev ## run the tests of the engine, the chat contract and the denoiser's training on a GPU
+	$(BIN)/python -m pytest tests/chatglm2 tests/denoiser -m gpu
 
 test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on Debian with docker.io iptables debootstrap)
 	$(BIN)/python -m pytest tests/container -m container

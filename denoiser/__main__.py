@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from denoiser.errors import DenoiserError
-from denoiser.model import TRAINING_STEPS, Mode
+from denoiser.model import BLOCKS, HIDDEN, TRAINING_BATCH, TRAINING_STEPS, Mode
 from denoiser.settings import read_settings
 from denoiser.text import PER_SOURCE
 
@@ -22,6 +22,10 @@ def train(
     text: Annotated[list[Path] | None, typer.Option(help="UTF-8 text to train on instead; repeatable.")] = None,
     per_source: Annotated[int, typer.Option(min=1, help="Sentences from each package, times its weight.")] = PER_SOURCE,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = TRAINING_STEPS,
+    batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = TRAINING_BATCH,
+    hidden: Annotated[int, typer.Option(min=1, help="Width of each block of the network.")] = HIDDEN,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the network.")] = BLOCKS,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same checkpoint.")] = 0,
 ) -> None:
     """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
@@ -29,7 +33,7 @@ def train(
     from denoiser.model.training import Recipe  # noqa: PLC0415
     from denoiser.progress import say  # noqa: PLC0415
 
-    recipe = Recipe(steps=steps, seed=seed)
+    recipe = Recipe(steps=steps, batch=batch, hidden=hidden, blocks=blocks, seed=seed, device=device)
     manifest = train_checkpoint(output, text or [], read_settings().denoiser_cache, per_source, recipe)
     say(f"wrote {output} (sha256 {manifest['sha256'][:12]}); serve it with MODEL_PATH={output}")
 

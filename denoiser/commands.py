@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from denoiser.errors import DenoiserError
 from denoiser.evaluation import report
 from denoiser.evaluation.measures import (
     LEVELS,
@@ -50,9 +51,9 @@ def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpu
     return from_files(texts, seed) if texts else from_packages(cache, per_source, seed, say)
 
 
-def _prepare(corpus: Corpus, cache: Path) -> Data:
+def _prepare(corpus: Corpus, cache: Path, device: str = "cpu") -> Data:
     with tracking("encoding", count_texts(corpus)) as advance:
-        return prepare(corpus, MiniLM(find_model()), cache, lambda done: advance(done, "sentences"))
+        return prepare(corpus, MiniLM(find_model(), device), cache, lambda done: advance(done, "sentences"))
 
 
 def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
@@ -77,10 +78,23 @@ def _trust(network: Network, development: dict[str, Embeddings], recipe: Recipe)
         return choose_shares(network, stores, seed, lambda: advance(1, "noise levels"))
 
 
+def _check_device(device: str) -> None:
+    """Raises DenoiserError for a GPU where there is none."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise DenoiserError(f"device: {device}, but PyTorch sees no GPU here; take cpu")
+
+
+def _made_with(device: str) -> dict[str, Any]:
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    threads = torch.get_num_threads()
+    return {"torch": torch.__version__, "machine": platform.machine(), "threads": threads, **gpu}
+
+
 def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: int, recipe: Recipe) -> dict[str, Any]:
     """Train on text files (or on packages when there are none) and write a checkpoint; returns its manifest."""
     checkpoint.check_target(output)
-    prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache)
+    _check_device(recipe.device)
+    prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache, recipe.device)
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     network = _train(prepared.training, recipe)
     blend = _trust(network, prepared.development, recipe)
@@ -96,7 +110,7 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
         "blend": blend,
         "training_sentences": len(prepared.training),
         "sources": prepared.sources,
-        "made_with": {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()},
+        "made_with": _made_with(recipe.device),
         "figures": as_json(figures),
     }
     return checkpoint.save(output, network, manifest)

@@ -7,3 +7,6 @@ Mode = Literal["neighbours", "reconstruct"]
 
 TRAINING_STEPS, FINE_TUNING_STEPS = 2400, 2500
 """Of a new network, and the most of one that goes on from another."""
+TRAINING_BATCH = 256
+HIDDEN, BLOCKS = 1024, 4
+"""The size of a new network."""

@@ -106,7 +106,7 @@ class Denoiser:
         vectors, start = usable(as_vectors(embeddings, self.width, FEWEST_TRAINED_ON)), self.trainable()
         clean = np.ascontiguousarray(vectors, dtype=np.float32)
         recipe = recipe or fine_tuning(start.network, len(clean))
-        network = train(clean, recipe, progress, start.network)
+        network = train(clean, recipe, progress, start.network).to(self.device)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
         return Denoiser.from_checkpoint(network, {**trusting(start.manifest), **made}, self.device)
 

@@ -26,7 +26,8 @@ class Examples:
     @classmethod
     def of(cls, clean: Tensor, count: int) -> "Examples":
         """So many, of clean vectors drawn at random."""
-        target, level = clean[torch.randint(len(clean), (count,))], draw_levels(count)
+        target = clean[torch.randint(len(clean), (count,), device=clean.device)]
+        level = draw_levels(count).to(clean.device, non_blocking=True)
         return cls(target + level * torch.randn_like(target), level, target)
 
     def with_more(self, others: "Examples") -> "Examples":
@@ -34,15 +35,25 @@ class Examples:
         pairs = ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target))
         return Examples(*map(torch.cat, pairs))
 
+    def copy_(self, others: "Examples") -> None:
+        """Become others, of the same shape, in the same memory."""
+        for own, given in ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target)):
+            own.copy_(given)
+
     def estimates(self, network: Network) -> Tensor:
         """What the network makes of them [n, width]."""
-        with fast_precision():
-            correction = network.correction(self.noisy, self.level)
-        return self.noisy + correction
+        return estimate(network, self.noisy, self.level)
 
     def errors(self, network: Network, estimates: Tensor) -> Tensor:
         """Squared error of each estimate over the Wiener filter's expected error: [n]."""
         return ((estimates - self.target) ** 2).sum(1) / network.wiener_error(self.level)
+
+
+def estimate(network: Network, noisy: Tensor, level: Tensor) -> Tensor:
+    """The network's estimate of clean coordinates [n, width] along its axes, in the fastest precision."""
+    with fast_precision(noisy.device.type):
+        correction = network.correction(noisy, level)
+    return noisy + correction
 
 
 def draw_levels(count: int) -> Tensor:

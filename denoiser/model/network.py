@@ -3,6 +3,7 @@
 At noise level 0 it is the identity exactly, whatever its weights; an untrained network is the Wiener filter.
 """
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -13,9 +14,14 @@ RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
+@cache
+def _ranking_levels(device: torch.device) -> Tensor:
+    return torch.tensor(RANKING_LEVELS, device=device)
+
+
 def between_levels(table: Tensor, level: Tensor) -> Tensor:
     """Rows [n, ...] of a table [levels, ...] of values at `RANKING_LEVELS`, interpolated at noise levels [n, 1]."""
-    levels = torch.tensor(RANKING_LEVELS, device=level.device)
+    levels = _ranking_levels(level.device)
     seen = level[:, 0].clamp(RANKING_LEVELS[0], RANKING_LEVELS[-1])
     above = torch.searchsorted(levels, seen).clamp_min(1)
     part = (seen - levels[above - 1]) / (levels[above] - levels[above - 1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from denoiser.model.descent import Objective
 from denoiser.model.examples import Examples, draw_levels
 from denoiser.model.neighbours import SITUATIONS
 from denoiser.model.network import RANKING_LEVELS, Network, between_levels
@@ -36,23 +37,31 @@ def share_of_steps(sentences: int) -> float:
 
 
 class Ordering:
-    """Stores of clean coordinates [n, width] along a network's axes; `sharpness` of similarities is learnt with it."""
+    """Stores of clean coordinates [n, width] along a network's axes; how sharp similarities are is learnt with it."""
 
     def __init__(self, network: Network, clean: Tensor) -> None:
         self._centre = network.mean @ network.axes
-        self._clean = clean[torch.randperm(len(clean))] + self._centre
-        self.sharpness = nn.Parameter(torch.zeros(len(RANKING_LEVELS), len(SITUATIONS)))
+        self._clean = clean[torch.randperm(len(clean), device=clean.device)] + self._centre
+        self._sharpness = nn.Parameter(torch.zeros(len(RANKING_LEVELS), len(SITUATIONS), device=clean.device))
 
-    def loss(self, network: Network) -> tuple[Tensor, Tensor]:
-        """Of one store at one noise level: what to minimise, and the mean squared error in it as a plain number."""
-        clean, level = self._store(), draw_levels(1)
+    def objective(self) -> Objective:
+        """To lose neither the order of the similarities in a store nor accuracy."""
+        return Objective(self._draw, self._loss, [self._sharpness])
+
+    def _draw(self) -> Examples:
+        """Rows of one store, at one noise level."""
+        clean = self._store()
+        level = draw_levels(1).to(clean.device).repeat(len(clean), 1)
         noisy = clean + level * torch.randn_like(clean)
-        examples = Examples(noisy - self._centre, level.expand(len(clean), 1), clean - self._centre)
-        estimates = examples.estimates(network)
-        errors = examples.errors(network, estimates).mean()
-        direction = functional.normalize(estimates + self._centre)
-        found = functional.normalize(network.mix(functional.normalize(noisy), direction, level))
-        order = order_loss(found, clean, between_levels(self.sharpness, level)[0])
+        return Examples(noisy - self._centre, level, clean - self._centre)
+
+    def _loss(self, network: Network, store: Examples) -> tuple[Tensor, Tensor]:
+        estimates = store.estimates(network)
+        errors = store.errors(network, estimates).mean()
+        noisy, estimates, clean = (vectors + self._centre for vectors in (store.noisy, estimates, store.target))
+        level = store.level[:1]
+        found = functional.normalize(network.mix(functional.normalize(noisy), functional.normalize(estimates), level))
+        order = order_loss(found, clean, between_levels(self._sharpness, level)[0])
         return order + _ACCURACY * errors, errors.detach()
 
     def _store(self) -> Tensor:
@@ -80,7 +89,7 @@ def order_loss(found: Tensor, clean: Tensor, sharpness: Tensor) -> Tensor:
 
 
 def _cross_entropy(found: Tensor, true: Tensor, sharpness: Tensor) -> Tensor:
-    itself = torch.eye(len(true), dtype=torch.bool)
+    itself = torch.eye(len(true), dtype=torch.bool, device=true.device)
     target = (true / _TEMPERATURE).masked_fill(itself, -torch.inf).softmax(1)
     predicted = (found * sharpness / _TEMPERATURE).masked_fill(itself, -1e4).log_softmax(1)
     return -(target * predicted).sum(1).mean()

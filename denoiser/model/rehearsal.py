@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from denoiser.model.examples import Examples
+from denoiser.model.examples import Examples, estimate
 from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 _IMAGINED = 2048
@@ -29,7 +29,7 @@ class Rehearsal:
     def examples(self, count: int) -> Examples:
         """So many, drawn at random."""
         drawn = Examples.of(self._known, count)
-        return replace(drawn, target=drawn.noisy + self._teacher.correction(drawn.noisy, drawn.level))
+        return replace(drawn, target=drawn.estimates(self._teacher))
 
 
 @torch.no_grad()
@@ -42,6 +42,6 @@ def imagine(network: Network, count: int) -> Tensor:
     levels = torch.linspace(math.log(HIGHEST_LEVEL), math.log(LOWEST_LEVEL), _STEPS).exp().tolist()
     vectors = torch.randn(count, network.shape["width"]) * (network.variances + levels[0] ** 2).sqrt()
     for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
-        estimate = vectors + network.correction(vectors, torch.full((count, 1), level))
-        vectors = estimate + following / level * (vectors - estimate)
+        cleaner = estimate(network, vectors, torch.full((count, 1), level))
+        vectors = cleaner + following / level * (vectors - cleaner)
     return network.rotate(functional.normalize(network.mean + vectors @ network.axes.T))

@@ -91,7 +91,7 @@ def test_a_damaged_missing_or_foreign_checkpoint_is_refused(tmp_path: Path, smal
 
 def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
     manifest = checkpoint.read_manifest(BUNDLED_CHECKPOINT)
-    assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 8_000_000
+    assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 30_000_000
     assert manifest["training_sentences"] > 50_000
     assert all(source["licence"] and source["version"] for source in manifest["sources"])
     unfamiliar = {s["package"] for s in manifest["sources"] if s["use"] != "training"}

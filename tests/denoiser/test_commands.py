@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.ports import free_port
+from denoiser.model.checkpoint import read_manifest
 from tests.denoiser.commands import outcome, refusal
 from tests.servers import running
 
@@ -51,10 +52,10 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     verbs = ("stops near", "reminds me of", "was sold to", "sounds like", "belongs to")
     text.write_text("\n".join(f"The {w} {t} {v} my neighbour." for w in words for t in things for v in verbs))
     model = tmp_path / "model"
-    code, _, err = outcome(
-        "train", "--text", str(text), "--output", str(model), "--steps", "20", DENOISER_CACHE=str(tmp_path / "cache")
-    )
+    recipe = ("--steps", 20, "--batch", 64, "--hidden", 128, "--blocks", 2)
+    code, _, err = outcome("train", "--text", text, "--output", model, *recipe, DENOISER_CACHE=str(tmp_path / "cache"))
     assert code == 0, err
+    assert read_manifest(model)["network"] == {"width": 384, "hidden": 128, "blocks": 2, "known": 0}
     assert "training: 20 of 20 steps, loss" in err
     port = free_port()
     env = {"PORT": str(port), "MODEL_PATH": str(model), "API_KEY": "key"}
@@ -93,6 +94,12 @@ def test_train_refuses_a_seed_that_is_too_large_at_once() -> None:
     code, _, err = outcome("train", "--seed", "99999999999999999999999")
     assert code == 2
     assert "less than or equal to 9223372036854775807" in err
+
+
+def test_train_refuses_a_gpu_where_there_is_none() -> None:
+    assert "device: cuda, but PyTorch sees no GPU here; take cpu" in refusal(
+        "train", "--device", "cuda", CUDA_VISIBLE_DEVICES=""
+    )
 
 
 def test_train_without_apt_get_says_so(tmp_path: Path) -> None:
