@@ -78,8 +78,8 @@ class MiniLM:
         return self.encode_tokens(self.tokenize(texts))
 
     def encode_tokens(self, texts: Sequence[Tokens]) -> Embeddings:
-        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, `BATCH_SIZE` at once
-        on a processor.
+        """As `encode`, from what `tokenize` gave. Texts of like length are computed together, on a CPU `BATCH_SIZE`
+        at once.
         """
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         vectors = np.empty((len(texts), WIDTH), dtype=np.float32)

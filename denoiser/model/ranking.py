@@ -7,6 +7,7 @@ on narrow stores, whose rows are all alike, where it can be trusted least.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle, islice
 
 import numpy as np
@@ -77,17 +78,23 @@ class _Trial:
 
 def _gains(network: Network, trial: _Trial, level: float, seed: int) -> Callable[[float], list[float]]:
     """What a share gains over no denoising in each situation, in standard errors."""
-    store, levels = trial.store, torch.full((len(trial.store), 1), level)
-    noisy = [torch.from_numpy(add_noise(store, level, seed + draw)) for draw in range(_DRAWS)]
-    with torch.inference_mode():
-        estimates = [network(vectors, levels) for vectors in noisy]
-    before = [overlaps(store, vectors.numpy(), trial.true) for vectors in noisy]
+    levels = torch.full((len(trial.store), 1), level)
+
+    @cache
+    def drawn() -> list[tuple[Tensor, Tensor, dict[str, npt.NDArray[np.float64]]]]:
+        """Noisy vectors, their estimates, and the overlaps without denoising; of a store that is not tried, none."""
+        noisy = [add_noise(trial.store, level, seed + draw) for draw in range(_DRAWS)]
+        before = [overlaps(trial.store, vectors, trial.true) for vectors in noisy]
+        with torch.inference_mode():
+            return [(v, network(v, levels), b) for v, b in zip(map(torch.from_numpy, noisy), before, strict=True)]
 
     def gains(share: float) -> list[float]:
-        shares = torch.full_like(levels, share)
-        blended = (network.blend(*drawn, levels, shares).numpy() for drawn in zip(noisy, estimates, strict=True))
-        after = [overlaps(store, vectors, trial.true) for vectors in blended]
-        return [_in_errors(np.array([a[s] - b[s] for a, b in zip(after, before, strict=True)])) for s in SITUATIONS]
+        shares, found = torch.full_like(levels, share), []
+        for noisy, estimate, before in drawn():
+            blended = network.blend(noisy, estimate, levels, shares).numpy()
+            after = overlaps(trial.store, blended, trial.true)
+            found.append([after[situation] - before[situation] for situation in SITUATIONS])
+        return [_in_errors(of_situation) for of_situation in np.array(found).swapaxes(0, 1)]
 
     return gains
 

@@ -59,8 +59,8 @@ def fine_tuning(start: Network, sentences: int, most: int = FINE_TUNING_STEPS) -
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng():
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
         torch.manual_seed(seed)
         yield
 
@@ -75,7 +75,7 @@ def train(
     `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
     steps; more often in a short run.
     """
-    with _seeded(recipe.seed):
+    with _seeded(recipe.seed, recipe.device):
         clean = torch.from_numpy(embeddings).to(recipe.device)
         if start is None:
             network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks).to(recipe.device)
