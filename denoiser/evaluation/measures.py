@@ -13,7 +13,7 @@ from torch import Tensor
 from denoiser.evaluation.methods import Method
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error, unit
+from denoiser.model.neighbours import SITUATIONS, TrueNeighbours, standard_error, unit
 from denoiser.model.noise import add_noise, estimate_levels, keep_signs, round_to_int8
 from denoiser.vectors import closeness
 
@@ -89,10 +89,11 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
     rng = np.random.default_rng(seed)
     pairs = rng.integers(len(clean), size=(2, _PAIRS))
     true_similarities = _similarities(unit(clean), pairs)
-    base = overlaps(clean, noisy)
+    true = TrueNeighbours(clean)
+    base = true.overlaps(noisy)
     for name, method in methods.items():
         output = method(noisy, level)
-        found = overlaps(clean, output)
+        found = true.overlaps(output)
         errors, cosines = closeness(output, clean)
         gains = {s: found[s] - base[s] for s in SITUATIONS}
         yield Measure(
@@ -114,9 +115,8 @@ def _compare(
 ) -> tuple[dict[str, tuple[float, float, float]], dict[str, float]]:
     """Overlaps before, with one denoiser and with the other, and the standard error of the last's gain."""
     levels = np.full(len(clean), level)
-    before, between, after = (
-        overlaps(clean, vectors) for vectors in (noisy, plain.denoise(noisy, levels), own.denoise(noisy, levels))
-    )
+    vectors = (noisy, plain.denoise(noisy, levels), own.denoise(noisy, levels))
+    before, between, after = map(TrueNeighbours(clean).overlaps, vectors)
     means = {s: (float(before[s].mean()), float(between[s].mean()), float(after[s].mean())) for s in SITUATIONS}
     return means, {s: standard_error(after[s] - before[s]) for s in SITUATIONS}
 
@@ -155,10 +155,11 @@ def _adaptations(
 
 def measure_quantised(domain: str, clean: Embeddings, denoiser: Denoiser) -> Iterator[Quantised]:
     """Clean embeddings [n, width] kept as int8 and as bits, repaired in mode neighbours at the estimated level."""
+    true = TrueNeighbours(clean)
     for kind, quantise in (("int8", round_to_int8), ("binary", keep_signs)):
         quantised = quantise(clean)
         levels = estimate_levels(quantised)
-        before, after = overlaps(clean, quantised), overlaps(clean, denoiser.denoise(quantised, levels))
+        before, after = map(true.overlaps, (quantised, denoiser.denoise(quantised, levels)))
         yield Quantised(
             domain=domain,
             kind=kind,

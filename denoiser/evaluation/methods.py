@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, fast_precision
+from denoiser.model.seeding import seeded
 
 _AUTOENCODER_STEPS, _AUTOENCODER_LEVEL = 3000, 0.1
 
@@ -42,8 +43,7 @@ def _adapt(denoiser: Denoiser, noisy: Embeddings, level: float) -> Embeddings:
 
 def train_autoencoder(clean: Embeddings, seed: int) -> Method:
     """A plain denoising autoencoder, 384-256-128-256-384 with ReLU, trained on noise of level 0.1 by squared error."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         width = clean.shape[1]
         sizes = (width, 256, 128, 256, width)
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]

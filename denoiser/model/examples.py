@@ -30,14 +30,17 @@ class Examples:
         level = draw_levels(count).to(clean.device, non_blocking=True)
         return cls(target + level * torch.randn_like(target), level, target)
 
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.noisy, self.level, self.target
+
     def with_more(self, others: "Examples") -> "Examples":
         """These and others."""
-        pairs = ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target))
-        return Examples(*map(torch.cat, pairs))
+        return Examples(*map(torch.cat, zip(self._tensors, others._tensors, strict=True)))
 
     def copy_(self, others: "Examples") -> None:
         """Become others, of the same shape, in the same memory."""
-        for own, given in ((self.noisy, others.noisy), (self.level, others.level), (self.target, others.target)):
+        for own, given in zip(self._tensors, others._tensors, strict=True):
             own.copy_(given)
 
     def estimates(self, network: Network) -> Tensor:

@@ -45,22 +45,25 @@ def standard_error(values: npt.NDArray[np.float64]) -> float:
     return float(values.std() / np.sqrt(len(values)))
 
 
-def true_neighbours(clean: Embeddings) -> Tensor:
-    """The rows nearest to each of the first 1,000 rows [n, width]: [min(n, 1000), 10]."""
-    x = unit(clean)
-    return _nearest(x[:QUERIES], x)
+class TrueNeighbours:
+    """The nearest rows of each of the first 1,000 clean embeddings [n, width]."""
+
+    def __init__(self, clean: Embeddings) -> None:
+        self._clean = unit(clean)
+        self._nearest = _nearest(self._clean[:QUERIES], self._clean)
+
+    def overlaps(self, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
+        """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
+
+        A vector of zeros is as near to one neighbour as to another and finds none.
+        """
+        x, y, queries = self._clean, unit(denoised), slice(0, QUERIES)
+        pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
+        if not denoised.any():
+            return {name: np.zeros(len(self._nearest)) for name in pairs}
+        return {name: _found(q, s, self._nearest) for name, (q, s) in pairs.items()}
 
 
-def overlaps(clean: Embeddings, denoised: Embeddings, true: Tensor | None = None) -> dict[str, npt.NDArray[np.float64]]:
-    """Overlap@10 of each of the first 1,000 rows as a query into all rows, by situation.
-
-    `true` is what `true_neighbours` gives, for who has it already. A vector of zeros is as near to one neighbour as to
-    another and finds none.
-    """
-    x, y = unit(clean), unit(denoised)
-    queries = slice(0, QUERIES)
-    true = true_neighbours(clean) if true is None else true
-    pairs = {"query": (y[queries], x), "store": (x[queries], y), "both": (y[queries], y)}
-    if not denoised.any():
-        return {name: np.zeros(len(true)) for name in pairs}
-    return {name: _found(q, s, true) for name, (q, s) in pairs.items()}
+def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
+    """`TrueNeighbours.overlaps`, for one look at clean embeddings."""
+    return TrueNeighbours(clean).overlaps(denoised)

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error, true_neighbours
+from denoiser.model.neighbours import SITUATIONS, TrueNeighbours, standard_error
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ordering import most_like, order_loss
+from denoiser.model.seeding import seeded
 
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)
 STEPS = 300
@@ -59,8 +60,7 @@ def fit_ranking(
     network: Network, stores: Sequence[Embeddings], seed: int, done: Callable[[], None], steps: int = STEPS
 ) -> None:
     """Set the network's ranking weights from clean embeddings of several texts; `done` is called after each level."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         clean = [torch.from_numpy(store) for store in stores]
         for i, level in enumerate(RANKING_LEVELS):
             network.ranking[i].copy_(_fit_level(network, clean, level, steps))
@@ -72,31 +72,31 @@ class _Trial:
     """A store of clean embeddings, its true neighbours, and what must be gained there, in standard errors."""
 
     store: Embeddings
-    true: Tensor
+    true: TrueNeighbours
     least: float
 
 
-def _gains(network: Network, trial: _Trial, level: float, seed: int) -> Callable[[float], list[float]]:
-    """What a share gains over no denoising in each situation, in standard errors."""
+def _trying(network: Network, trial: _Trial, level: float, seed: int) -> Callable[[float], bool]:
+    """Whether a share gains enough over no denoising in every situation."""
     levels = torch.full((len(trial.store), 1), level)
 
     @cache
     def drawn() -> list[tuple[Tensor, Tensor, dict[str, npt.NDArray[np.float64]]]]:
         """Noisy vectors, their estimates, and the overlaps without denoising; of a store that is not tried, none."""
         noisy = [add_noise(trial.store, level, seed + draw) for draw in range(_DRAWS)]
-        before = [overlaps(trial.store, vectors, trial.true) for vectors in noisy]
+        before = [trial.true.overlaps(vectors) for vectors in noisy]
         with torch.inference_mode():
             return [(v, network(v, levels), b) for v, b in zip(map(torch.from_numpy, noisy), before, strict=True)]
 
-    def gains(share: float) -> list[float]:
+    def helps(share: float) -> bool:
         shares, found = torch.full_like(levels, share), []
         for noisy, estimate, before in drawn():
             blended = network.blend(noisy, estimate, levels, shares).numpy()
-            after = overlaps(trial.store, blended, trial.true)
+            after = trial.true.overlaps(blended)
             found.append([after[situation] - before[situation] for situation in SITUATIONS])
-        return [_in_errors(of_situation) for of_situation in np.array(found).swapaxes(0, 1)]
+        return all(_in_errors(gains) >= trial.least for gains in np.array(found).swapaxes(0, 1))
 
-    return gains
+    return helps
 
 
 def _in_errors(gains: npt.NDArray[np.float64]) -> float:
@@ -114,14 +114,14 @@ def choose_shares(
     parts, in three situations) one or two lose so much by chance where nothing changes, so nearly all must gain. Once
     noise has made the share fall, more noise does not raise it again. `done` is called after each level.
     """
-    trials = [_Trial(store, true_neighbours(store), _LEAST_GAIN) for store in stores]
+    trials = [_Trial(store, TrueNeighbours(store), _LEAST_GAIN) for store in stores]
     for store in map(torch.from_numpy, stores):
         parts = [most_like(store, row, _ROWS).numpy() for row in range(min(_NARROW_PARTS, len(store)))]
-        trials += [_Trial(part, true_neighbours(part), -_MOST_LOSS) for part in parts]
+        trials += [_Trial(part, TrueNeighbours(part), -_MOST_LOSS) for part in parts]
     shares, most = list[float](), SHARES[0]
     for level in RANKING_LEVELS:
-        gains = [(_gains(network, trial, level, seed), trial.least) for trial in trials]
-        safe = (s for s in SHARES if s <= most and all(min(of(s)) >= least for of, least in gains))
+        tried = [_trying(network, trial, level, seed) for trial in trials]
+        safe = (share for share in SHARES if share <= most and all(helps(share) for helps in tried))
         shares.append(next(safe, 0.0))
         if shares[-1] < max(shares):
             most = shares[-1]

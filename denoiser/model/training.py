@@ -4,8 +4,7 @@ the end also for the order of similarities (see `ordering`).
 The same embeddings, recipe, processor and number of threads give the same weights; on a GPU nearly the same.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from denoiser.model.memory import remember
 from denoiser.model.network import Network
 from denoiser.model.ordering import Ordering
 from denoiser.model.rehearsal import Rehearsal
+from denoiser.model.seeding import seeded
 
 FEWEST = 64  # embeddings
 # Fine-tuning sees each sentence up to 64 times, half as often where there are 400: little text is soon known by heart,
@@ -58,13 +58,6 @@ def fine_tuning(start: Network, sentences: int, most: int = FINE_TUNING_STEPS) -
     return Recipe(steps, hidden=start.shape["hidden"], blocks=start.shape["blocks"])
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[] if device == "cpu" else [device]):
-        torch.manual_seed(seed)
-        yield
-
-
 def train(
     embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None], start: Network | None = None
 ) -> Network:
@@ -75,7 +68,7 @@ def train(
     `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
     steps; more often in a short run.
     """
-    with _seeded(recipe.seed, recipe.device):
+    with seeded(recipe.seed, recipe.device):
         clean = torch.from_numpy(embeddings).to(recipe.device)
         if start is None:
             network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks).to(recipe.device)
