@@ -21,6 +21,9 @@ def train(
     output: Annotated[Path, typer.Option(help="Checkpoint folder to write.")] = Path("checkpoint"),
     text: Annotated[list[Path] | None, typer.Option(help="UTF-8 text to train on instead; repeatable.")] = None,
     per_source: Annotated[int, typer.Option(min=1, help="Sentences from each package, times its weight.")] = PER_SOURCE,
+    crossed: Annotated[
+        int, typer.Option(min=0, help="Texts more, of the first words of one sentence and the last of another.")
+    ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = TRAINING_STEPS,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = TRAINING_BATCH,
     hidden: Annotated[int, typer.Option(min=1, help="Width of each block of the network.")] = HIDDEN,
@@ -29,12 +32,13 @@ def train(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same checkpoint.")] = 0,
 ) -> None:
     """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
-    from denoiser.commands import train_checkpoint  # noqa: PLC0415
+    from denoiser.commands import Text, train_checkpoint  # noqa: PLC0415
     from denoiser.model.training import Recipe  # noqa: PLC0415
     from denoiser.progress import say  # noqa: PLC0415
 
     recipe = Recipe(steps=steps, batch=batch, hidden=hidden, blocks=blocks, seed=seed, device=device)
-    manifest = train_checkpoint(output, text or [], read_settings().denoiser_cache, per_source, recipe)
+    chosen = Text(text or [], per_source, crossed)
+    manifest = train_checkpoint(output, chosen, read_settings().denoiser_cache, recipe)
     say(f"wrote {output} (sha256 {manifest['sha256'][:12]}); serve it with MODEL_PATH={output}")
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from denoiser.model.ranking import STEPS, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
-from denoiser.text.corpus import Corpus, from_files, from_packages
+from denoiser.text.corpus import Corpus, from_files, from_packages, with_crossed
 from denoiser.text.embeddings import Data, count_texts, prepare
 from denoiser.text.sources import IN_DOMAIN
 
@@ -47,8 +47,21 @@ FIGURES_LEVEL = 0.1
 FITTED_EVERY = 24  # steps of training, one of fitting; so a short training is short as a whole
 
 
-def _corpus(texts: list[Path], cache: Path, per_source: int, seed: int) -> Corpus:
-    return from_files(texts, seed) if texts else from_packages(cache, per_source, seed, say)
+@dataclass(frozen=True)
+class Text:
+    """What to train on: files, or when there are none, packages, `per_source` sentences of each times its weight.
+
+    `crossed` texts are made of the sentences besides.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    per_source: int = PER_SOURCE
+    crossed: int = 0
+
+
+def _corpus(text: Text, cache: Path, seed: int) -> Corpus:
+    found = from_files(text.files, seed) if text.files else from_packages(cache, text.per_source, seed, say)
+    return with_crossed(found, text.crossed, seed)
 
 
 def _prepare(corpus: Corpus, cache: Path, device: str = "cpu") -> Data:
@@ -90,11 +103,11 @@ def _made_with(device: str) -> dict[str, Any]:
     return {"torch": torch.__version__, "machine": platform.machine(), "threads": threads, **gpu}
 
 
-def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: int, recipe: Recipe) -> dict[str, Any]:
-    """Train on text files (or on packages when there are none) and write a checkpoint; returns its manifest."""
+def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> dict[str, Any]:
+    """Train on text and write a checkpoint; returns its manifest."""
     checkpoint.check_target(output)
     _check_device(recipe.device)
-    prepared = _prepare(_corpus(texts, cache, per_source, recipe.seed), cache, recipe.device)
+    prepared = _prepare(_corpus(text, cache, recipe.seed), cache, recipe.device)
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     network = _train(prepared.training, recipe)
     blend = _trust(network, prepared.development, recipe)
@@ -106,9 +119,10 @@ def train_checkpoint(output: Path, texts: list[Path], cache: Path, per_source: i
     manifest = {
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
         "recipe": asdict(recipe),
-        "per_source": None if texts else per_source,
+        "per_source": None if text.files else text.per_source,
         "blend": blend,
-        "training_sentences": len(prepared.training),
+        "training_sentences": len(prepared.training) - text.crossed,
+        "crossed": text.crossed,
         "sources": prepared.sources,
         "made_with": _made_with(recipe.device),
         "figures": as_json(figures),
@@ -201,7 +215,8 @@ def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     outputs.check()
     network, manifest = checkpoint.load(path)
     seed = _seed(manifest)
-    prepared = _prepare(_corpus([], cache, manifest.get("per_source") or PER_SOURCE, seed), cache)
+    text = Text(per_source=manifest.get("per_source") or PER_SOURCE)
+    prepared = _prepare(_corpus(text, cache, seed), cache)
     autoencoder = train_autoencoder(prepared.training, seed)
     denoiser = Denoiser.from_checkpoint(network, manifest)
     methods = methods_of(denoiser, {"autoencoder": autoencoder})

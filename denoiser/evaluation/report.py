@@ -146,7 +146,8 @@ def _queries(sizes: Collection[int]) -> str:
 
 def _trained_on(manifest: dict[str, Any]) -> str:
     sentences = manifest.get("training_sentences")
-    return f"on {sentences:,} sentences" if sentences else "elsewhere"
+    crossed = f" and {manifest['crossed']:,} crossed from them" if manifest.get("crossed") else ""
+    return f"on {sentences:,} sentences{crossed}" if sentences else "elsewhere"
 
 
 def markdown(found: Measured, manifest: dict[str, Any]) -> str:

@@ -64,21 +64,17 @@ def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Cal
     return embeddings
 
 
-def held_out(count: int) -> int:
-    """How many of `count` sentences are kept from training: a tenth, at most 4,000."""
-    return min(4000, count // 10)
-
-
 def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
-    """Embeddings of a corpus, a part of its training text held out as the in-domain evaluation set.
+    """Embeddings of a corpus; the held-out part of its training text is the in-domain evaluation set.
 
     Raises CorpusError when there are fewer than 200 sentences to train on.
     """
     if len(corpus.training) < FEWEST:
         raise CorpusError(f"found {len(corpus.training)} usable sentences; at least {FEWEST} are needed to train")
-    aside = held_out(len(corpus.training))
-    training = _encode(corpus.training[aside:], encoder, cache, progress)
-    evaluation = {IN_DOMAIN: corpus.training[:aside], **corpus.evaluation}
+    training = _encode(corpus.learnt, encoder, cache, progress)
+    if corpus.crossed:
+        training = np.concatenate([training, _encode(corpus.crossed, encoder, cache, progress)])
+    evaluation = {IN_DOMAIN: corpus.held_out, **corpus.evaluation}
     sets = {**evaluation, **corpus.development}
     encoded = {
         name: without_near_duplicates(_encode(texts, encoder, cache, progress), training)
@@ -90,4 +86,4 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
 
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    return sum(map(len, [corpus.training, *corpus.evaluation.values(), *corpus.development.values()]))
+    return sum(map(len, [corpus.training, corpus.crossed, *corpus.evaluation.values(), *corpus.development.values()]))

@@ -52,10 +52,12 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     verbs = ("stops near", "reminds me of", "was sold to", "sounds like", "belongs to")
     text.write_text("\n".join(f"The {w} {t} {v} my neighbour." for w in words for t in things for v in verbs))
     model = tmp_path / "model"
-    recipe = ("--steps", 20, "--batch", 64, "--hidden", 128, "--blocks", 2)
+    recipe = ("--steps", 20, "--batch", 64, "--hidden", 128, "--blocks", 2, "--crossed", 30)
     code, _, err = outcome("train", "--text", text, "--output", model, *recipe, DENOISER_CACHE=str(tmp_path / "cache"))
     assert code == 0, err
-    assert read_manifest(model)["network"] == {"width": 384, "hidden": 128, "blocks": 2, "known": 0}
+    manifest = read_manifest(model)
+    assert manifest["network"] == {"width": 384, "hidden": 128, "blocks": 2, "known": 0}
+    assert (manifest["training_sentences"], manifest["crossed"]) == (221, 30)
     assert "training: 20 of 20 steps, loss" in err
     port = free_port()
     env = {"PORT": str(port), "MODEL_PATH": str(model), "API_KEY": "key"}

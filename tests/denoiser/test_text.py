@@ -14,7 +14,7 @@ import pytest
 
 from denoiser.errors import CorpusError
 from denoiser.text import corpus as corpora
-from denoiser.text.corpus import fetch, from_files, from_packages
+from denoiser.text.corpus import Corpus, fetch, from_files, from_packages, with_crossed
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import TRAINING, Source
 from tests.servers import children, wait_until_ended
@@ -47,6 +47,25 @@ def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Pa
     assert sorted(corpus.training) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
     assert from_files([path], seed=1) == corpus
     assert corpus.sources[0]["file"] == "text.txt"
+
+
+def test_crossed_texts_begin_as_one_sentence_and_end_as_another_and_none_of_them_is_held_out() -> None:
+    sentences = [" ".join(f"{word}{number}" for word in "abcde") for number in range(48)]
+    corpus = with_crossed(Corpus(sentences, {}, []), 500, seed=1)
+    assert (corpus.held_out, corpus.learnt) == (sentences[:4], sentences[4:])
+    openings = {tuple(s.split()[:count]) for s in corpus.learnt for count in (2, 3, 4)}
+    closings = {tuple(s.split()[-count:]) for s in corpus.learnt for count in (1, 2, 3)}
+    for words in map(str.split, corpus.crossed):
+        assert any(tuple(words[:cut]) in openings and tuple(words[cut:]) in closings for cut in (2, 3, 4))
+    assert len(set(corpus.crossed)) > 450
+    assert with_crossed(corpus, 500, seed=1) == corpus
+    assert with_crossed(corpus, 500, seed=2) != corpus
+
+
+def test_text_without_spaces_crosses_to_whole_sentences() -> None:
+    sentences = ["今天的天气很好，我们去公园。", "请问去火车站怎么走才最快？"]
+    crossed = with_crossed(Corpus(sentences, {}, []), 50, seed=1).crossed
+    assert all(text.split()[0] in sentences and text.split()[-1] in sentences for text in crossed)
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,13 @@ def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept
     tmp_path: Path, encoder: MiniLM
 ) -> None:
     sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(220)]
-    corpus = Corpus(sentences, {"same": sentences[-20:]}, [], {"near": sentences[-10:]})
+    corpus = Corpus(sentences, {"same": sentences[-20:]}, [], {"near": sentences[-10:]}, ["Tickets for the museum"])
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
-    assert len(data.training) == 198
+    assert len(data.training) == 198 + 1
     assert set(data.evaluation) == {"in-domain", "same"}
     assert len(data.evaluation["same"]) == len(data.development["near"]) == 0
-    assert sum(done) == count_texts(corpus) == 250
+    assert sum(done) == count_texts(corpus) == 251
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
 
