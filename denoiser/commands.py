@@ -14,10 +14,12 @@ from denoiser.evaluation import report
 from denoiser.evaluation.measures import (
     LEVELS,
     Adapted,
+    Draws,
     Measure,
     as_json,
     measure,
     measure_adapted,
+    measure_draws,
     measure_quantised,
 )
 from denoiser.evaluation.methods import Method, methods_of, train_autoencoder
@@ -33,7 +35,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.ordering import share_of_steps
-from denoiser.model.ranking import STEPS, choose_shares, fit_ranking
+from denoiser.model.ranking import STEPS, TOLD, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
@@ -81,14 +83,15 @@ def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
         return train(embeddings, recipe, progress)
 
 
-def _trust(network: Network, development: dict[str, Embeddings], recipe: Recipe) -> dict[str, list[float]]:
+def _trust(network: Network, development: dict[str, Embeddings], recipe: Recipe) -> dict[str, Any]:
     """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
     if not development:
         return BLEND
     stores, seed, steps = list(development.values()), recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
-    with tracking("weighing", 2 * len(RANKING_LEVELS)) as advance:
-        fit_ranking(network, stores, seed, lambda: advance(1, "noise levels"), steps)
-        return choose_shares(network, stores, seed, lambda: advance(1, "noise levels"))
+    with tracking("weighing", len(TOLD) + 2 * len(RANKING_LEVELS)) as advance:
+        told = fit_ranking(network, stores, seed, lambda: advance(1, "fits"), steps)
+        shares = choose_shares(network, stores, told, seed, lambda: advance(1, "fits"))
+    return {"levels": list(RANKING_LEVELS), "shares": shares, "told": told}
 
 
 def _check_device(device: str) -> None:
@@ -198,13 +201,18 @@ def _report(
             for level in LEVELS:
                 measures.extend(measure(domain, clean, level, methods, seed))
                 advance(1, "sets and levels")
+    draws: list[Draws] = []
+    with tracking("drawing noise", len(sets)) as advance:
+        for domain, clean in sets.items():
+            draws.append(measure_draws(domain, clean, report.SHOWN_LEVEL, denoiser, seed))
+            advance(1, "sets")
     adapted: list[Adapted] = []
     with tracking("adapting", len(sets)) as advance:
         for domain in sets:
             adapted.extend(measure_adapted(domain, sets, report.SHOWN_LEVEL, denoiser, seed))
             advance(1, "sets")
     quantised = [found for domain, clean in sets.items() for found in measure_quantised(domain, clean, denoiser)]
-    measured = Measured({d: len(e) for d, e in sets.items()}, own, measures, adapted, quantised)
+    measured = Measured({d: len(e) for d, e in sets.items()}, own, measures, draws, adapted, quantised)
     report.write(report.markdown(measured, denoiser.manifest), as_json(measures), outputs.markdown, outputs.figures)
     if outputs.plot:
         draw_sweep(measures, outputs.plot)

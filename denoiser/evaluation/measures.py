@@ -20,6 +20,7 @@ from denoiser.vectors import closeness
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 STORE_SIZES = (300, 1000)
 FEWEST_TRAINED_ON = 200
+DRAWS = 8  # of noise; *both* differs by some 5% from one to another
 _PAIRS = 20_000
 _RESAMPLES = 500
 
@@ -38,6 +39,15 @@ class Measure:
     interval: dict[str, tuple[float, float]]
     gain: dict[str, float]
     gain_error: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Overlaps of one set by situation, before and in mode neighbours, each with several draws of noise: [draws]."""
+
+    domain: str
+    before: dict[str, list[float]]
+    after: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,19 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
             gain={s: float(gains[s].mean()) for s in SITUATIONS},
             gain_error={s: standard_error(gains[s]) for s in SITUATIONS},
         )
+
+
+def measure_draws(domain: str, clean: Embeddings, level: float, denoiser: Denoiser, seed: int) -> Draws:
+    """Mode neighbours on clean embeddings [n, width] with eight draws of noise of one level, the first `measure`'s."""
+    true = TrueNeighbours(clean)
+    draws = Draws(domain, {s: [] for s in SITUATIONS}, {s: [] for s in SITUATIONS})
+    for draw in range(DRAWS):
+        noisy = add_noise(clean, level, seed + draw)
+        denoised = denoiser.denoise(noisy, np.full(len(clean), level))
+        for overlaps, vectors in ((draws.before, noisy), (draws.after, denoised)):
+            for situation, found in true.overlaps(vectors).items():
+                overlaps[situation].append(float(found.mean()))
+    return draws
 
 
 def _compare(

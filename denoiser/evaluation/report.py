@@ -5,9 +5,10 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from denoiser.evaluation.measures import Adapted, Measure, Quantised
+from denoiser.evaluation.measures import DRAWS, Adapted, Draws, Measure, Quantised
 from denoiser.model.neighbours import QUERIES, SITUATIONS
 
 SHOWN_LEVEL = 0.1
@@ -29,6 +30,7 @@ class Measured:
     sizes: dict[str, int]
     own: bool
     measures: list[Measure]
+    draws: Sequence[Draws]
     adapted: Sequence[Adapted]
     quantised: Sequence[Quantised]
 
@@ -51,6 +53,23 @@ def _methods_table(measures: list[Measure], domain: str) -> list[str]:
         if m.domain == domain and m.level == SHOWN_LEVEL:
             lines.append(_row(m.method, f"{m.mse:.5f}", f"{m.cosine:.3f}", f"{m.spearman:.3f}", *_overlap_cells(m)))
     return lines
+
+
+def _draws_section(found: Sequence[Draws]) -> list[str]:
+    lines = _head("set", *(f"{s}: identity → neighbours" for s in SITUATIONS), "both, times identity")
+    for d in found:
+        cells = (f"{mean(d.before[s]):.3f} → {mean(d.after[s]):.3f}" for s in SITUATIONS)
+        times = [after / before for before, after in zip(d.before["both"], d.after["both"], strict=True)]
+        ratio = mean(d.after["both"]) / mean(d.before["both"])
+        lines.append(_row(d.domain, *cells, f"{ratio:.2f} ({min(times):.2f}–{max(times):.2f})"))
+    return [
+        f"## Means of {DRAWS} draws of noise",
+        "",
+        f"At noise level {SHOWN_LEVEL}; other tables are of the first draw. In brackets, the least and most of one.",
+        "",
+        *lines,
+        "",
+    ]
 
 
 def _sweep_table(measures: list[Measure], method: str) -> list[str]:
@@ -167,7 +186,8 @@ def markdown(found: Measured, manifest: dict[str, Any]) -> str:
     ]
     for domain in found.sizes:
         lines += ["", f"## {domain}, noise level {SHOWN_LEVEL}", "", *_methods_table(found.measures, domain)]
-    lines += ["", *_sweep_section(found.measures, own=found.own), *_adapted_section(found.measures, found.adapted)]
+    lines += ["", *_draws_section(found.draws), *_sweep_section(found.measures, own=found.own)]
+    lines += _adapted_section(found.measures, found.adapted)
     return "\n".join([*lines, *_quantised_section(found.quantised)])
 
 

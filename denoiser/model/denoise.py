@@ -35,12 +35,14 @@ _ROWS = 2048
 class Blend:
     """How far mode `neighbours` goes from the noisy vector, by noise level; linear between the levels given.
 
-    `nearer` is how much more of the estimate is added, for text of which something is known.
+    `nearer` is how much more of the estimate is added, for text of which something is known; `told` is what part of
+    the noise level the network is told.
     """
 
     levels: tuple[float, ...]
     shares: tuple[float, ...]
     nearer: float = 0.0
+    told: float = 1.0
 
     def at(self, levels: Levels) -> Levels:
         """The shares for noise levels [n]."""
@@ -72,7 +74,7 @@ class Denoiser:
     def from_checkpoint(cls, network: Network, manifest: dict[str, Any], device: str = "cpu") -> "Denoiser":
         """The denoiser that `denoiser.model.checkpoint.load` read."""
         kept = manifest["blend"]
-        blend = Blend(tuple(kept["levels"]), tuple(kept["shares"]), kept.get("nearer", 0.0))
+        blend = Blend(tuple(kept["levels"]), tuple(kept["shares"]), kept.get("nearer", 0.0), kept.get("told", 1.0))
         return cls(network, blend, device, manifest=manifest)
 
     @classmethod
@@ -141,11 +143,10 @@ class Denoiser:
         levels = estimate_levels(embeddings) if levels is None else as_levels(levels, len(embeddings))
         noisy, level = self._tensors(embeddings, levels)
         with torch.inference_mode():
-            estimate = self.network(noisy, level)
             if mode == "reconstruct":
-                found = self._for_reconstruction(noisy, estimate, level)
+                found = self._for_reconstruction(noisy, level)
             else:
-                found = self._for_search(noisy, estimate, level, levels)
+                found = self._for_search(noisy, level, levels)
             result = self._recalled(found, noisy, level, mode) if len(self.network.known) else found
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
@@ -179,7 +180,8 @@ class Denoiser:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)).to(self.device)
         return noisy, torch.from_numpy(levels.astype(np.float32))[:, None].to(self.device)
 
-    def _for_reconstruction(self, noisy: Tensor, estimate: Tensor, level: Tensor) -> Tensor:
+    def _for_reconstruction(self, noisy: Tensor, level: Tensor) -> Tensor:
+        estimate: Tensor = self.network(noisy, level)
         return estimate + self.adaptation.for_reconstruction(noisy, level) if self.adaptation else estimate
 
     def _recalled(self, found: Tensor, noisy: Tensor, level: Tensor, mode: Mode) -> Tensor:
@@ -188,7 +190,8 @@ class Denoiser:
         result = torch.lerp(found, known, likely)
         return result if mode == "reconstruct" else functional.normalize(result)
 
-    def _for_search(self, noisy: Tensor, estimate: Tensor, level: Tensor, levels: Levels) -> Tensor:
+    def _for_search(self, noisy: Tensor, level: Tensor, levels: Levels) -> Tensor:
+        estimate: Tensor = self.network(noisy, self.blend.told * level)
         if self.adaptation:
             estimate = estimate + self.adaptation.for_search(noisy, level)
         share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)

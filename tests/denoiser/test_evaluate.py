@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denoiser.evaluation.measures import Measure
+from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.report import Measured, markdown
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from denoiser.model.encoder import Embeddings
@@ -37,7 +37,10 @@ def described(sizes: dict[str, int], *, own: bool) -> list[str]:
         for domain in sizes
         for method in ("identity", "neighbours", "adapted")
     ]
-    return markdown(Measured(sizes, own, measures, [], []), read_manifest(BUNDLED_CHECKPOINT)).splitlines()
+    draws = [
+        Draws(domain, {s: [0.1, 0.2] for s in SITUATIONS}, {s: [0.3, 0.4] for s in SITUATIONS}) for domain in sizes
+    ]
+    return markdown(Measured(sizes, own, measures, draws, [], []), read_manifest(BUNDLED_CHECKPOINT)).splitlines()
 
 
 def test_the_words_about_the_bundled_evaluation_are_those_of_its_report() -> None:
@@ -56,6 +59,12 @@ def test_a_report_on_own_sets_claims_nothing_that_is_not_known() -> None:
     assert "in none of these sets" not in words
     assert "autoencoder" not in words
     assert "overlap@10 of 50 to 1,000 queries" in "\n".join(described({"own.npy": 50, "more.npy": 2000}, own=True))
+
+
+def test_draws_of_noise_are_averaged_and_their_spread_is_shown() -> None:
+    assert "| own.npy | 0.150 → 0.350 | 0.150 → 0.350 | 0.150 → 0.350 | 2.33 (2.00–3.00) |" in described(
+        {"own.npy": 50}, own=True
+    )
 
 
 def test_evaluate_measures_own_text_and_vectors(tmp_path: Path, clean: Embeddings) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from denoiser.errors import CorpusError
 from denoiser.evaluation.measures import measure, measure_quantised, spearman
@@ -17,7 +18,7 @@ from denoiser.model.neighbours import SITUATIONS, overlaps
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ordering import Ordering, share_of_steps
-from denoiser.model.ranking import choose_shares, fit_ranking
+from denoiser.model.ranking import TOLD, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, fine_tuning, train
 from denoiser.text.corpus import Corpus
 from denoiser.text.embeddings import count_texts, prepare
@@ -105,10 +106,11 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
     clean: Embeddings, small: Network
 ) -> None:
     fitted = [deepcopy(small), deepcopy(small)]
-    levels: list[None] = []
-    for network in fitted:
-        fit_ranking(network, [clean], 1, lambda: levels.append(None), steps=6)
-    assert len(levels) == 2 * len(RANKING_LEVELS)
+    fits: list[None] = []
+    told = {fit_ranking(network, [clean], 1, lambda: fits.append(None), steps=6) for network in fitted}
+    assert len(told) == 1
+    assert told < set(TOLD)
+    assert len(fits) == 2 * (len(TOLD) + len(RANKING_LEVELS))
     assert torch.equal(fitted[0].ranking, fitted[1].ranking)
     assert not torch.equal(fitted[0].ranking, small.ranking)
     noisy = add_noise(clean, 0.1, 9)
@@ -119,8 +121,24 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
 def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
     scrambling = Network(384, 16, 1)
     scrambling.ranking.normal_(0, 10, generator=torch.Generator().manual_seed(1))
-    blend = choose_shares(scrambling, [clean], 0, lambda: None)
-    assert blend == {"levels": list(RANKING_LEVELS), "shares": [0.0] * len(RANKING_LEVELS)}
+    assert choose_shares(scrambling, [clean], 1.0, 0, lambda: None) == [0.0] * len(RANKING_LEVELS)
+
+
+def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(clean: Embeddings) -> None:
+    class Sure(Network):
+        """The best estimate at its true level, for one that is told a part of it; else the noise itself."""
+
+        def __init__(self, part: float) -> None:
+            super().__init__(384, 16, 0)
+            self.part = part
+
+        def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+            return self.wiener(noisy, level / self.part) if torch.all(level == self.part * 0.2) else -noisy
+
+    for part in TOLD:
+        network = Sure(part)
+        network.fit_axes(torch.from_numpy(clean))
+        assert fit_ranking(network, [clean], 0, lambda: None, steps=4) == part
 
 
 def test_weights_along_the_axes_are_interpolated_between_levels_and_a_share_of_0_keeps_the_direction(
