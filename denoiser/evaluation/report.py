@@ -55,13 +55,19 @@ def _methods_table(measures: list[Measure], domain: str) -> list[str]:
     return lines
 
 
+def _times(before: Sequence[float], after: Sequence[float]) -> str:
+    """How many times as much after as before, on average, with the least and the most of one draw."""
+    if min(before) == 0:
+        return "none without denoising"
+    times = [a / b for b, a in zip(before, after, strict=True)]
+    return f"{mean(after) / mean(before):.2f} ({min(times):.2f}–{max(times):.2f})"
+
+
 def _draws_section(found: Sequence[Draws]) -> list[str]:
     lines = _head("set", *(f"{s}: identity → neighbours" for s in SITUATIONS), "both, times identity")
     for d in found:
         cells = (f"{mean(d.before[s]):.3f} → {mean(d.after[s]):.3f}" for s in SITUATIONS)
-        times = [after / before for before, after in zip(d.before["both"], d.after["both"], strict=True)]
-        ratio = mean(d.after["both"]) / mean(d.before["both"])
-        lines.append(_row(d.domain, *cells, f"{ratio:.2f} ({min(times):.2f}–{max(times):.2f})"))
+        lines.append(_row(d.domain, *cells, _times(d.before["both"], d.after["both"])))
     return [
         f"## Means of {DRAWS} draws of noise",
         "",

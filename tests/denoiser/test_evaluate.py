@@ -19,8 +19,8 @@ from tests.denoiser.texts import sentences
 BUNDLED_REPORT = BUNDLED_CHECKPOINT.parents[1] / "EVALUATION.md"
 
 
-def described(sizes: dict[str, int], *, own: bool) -> list[str]:
-    """The lines of a report about sets of these sizes."""
+def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] = (0.1, 0.2)) -> list[str]:
+    """The lines of a report about sets of these sizes, with these overlaps without denoising in two draws of noise."""
     of_each: dict[str, dict[str, float]] = {key: dict.fromkeys(SITUATIONS, 0.5) for key in ("overlap", "gain")}
     measures = [
         Measure(
@@ -37,9 +37,7 @@ def described(sizes: dict[str, int], *, own: bool) -> list[str]:
         for domain in sizes
         for method in ("identity", "neighbours", "adapted")
     ]
-    draws = [
-        Draws(domain, {s: [0.1, 0.2] for s in SITUATIONS}, {s: [0.3, 0.4] for s in SITUATIONS}) for domain in sizes
-    ]
+    draws = [Draws(domain, {s: [*before] for s in SITUATIONS}, {s: [0.3, 0.4] for s in SITUATIONS}) for domain in sizes]
     return markdown(Measured(sizes, own, measures, draws, [], []), read_manifest(BUNDLED_CHECKPOINT)).splitlines()
 
 
@@ -62,9 +60,13 @@ def test_a_report_on_own_sets_claims_nothing_that_is_not_known() -> None:
 
 
 def test_draws_of_noise_are_averaged_and_their_spread_is_shown() -> None:
-    assert "| own.npy | 0.150 → 0.350 | 0.150 → 0.350 | 0.150 → 0.350 | 2.33 (2.00–3.00) |" in described(
-        {"own.npy": 50}, own=True
-    )
+    cells = "| own.npy | 0.150 → 0.350 | 0.150 → 0.350 | 0.150 → 0.350 | 2.33 (2.00–3.00) |"
+    assert cells in described({"own.npy": 50}, own=True)
+
+
+def test_a_draw_without_any_neighbour_found_has_no_ratio() -> None:
+    cells = "| own.npy | 0.100 → 0.350 | 0.100 → 0.350 | 0.100 → 0.350 | none without denoising |"
+    assert cells in described({"own.npy": 50}, own=True, before=(0.0, 0.2))
 
 
 def test_evaluate_measures_own_text_and_vectors(tmp_path: Path, clean: Embeddings) -> None:
