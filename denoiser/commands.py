@@ -204,7 +204,7 @@ def _report(
     draws: list[Draws] = []
     with tracking("drawing noise", len(sets)) as advance:
         for domain, clean in sets.items():
-            draws.append(measure_draws(domain, clean, report.SHOWN_LEVEL, denoiser, seed))
+            draws.append(measure_draws(domain, clean, report.SHOWN_LEVEL, methods["neighbours"], seed))
             advance(1, "sets")
     adapted: list[Adapted] = []
     with tracking("adapting", len(sets)) as advance:

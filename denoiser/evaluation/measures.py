@@ -43,7 +43,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Draws:
-    """Overlaps of one set by situation, before and in mode neighbours, each with several draws of noise: [draws]."""
+    """Overlaps of one set by situation, before and after denoising, each with several draws of noise: [draws]."""
 
     domain: str
     before: dict[str, list[float]]
@@ -120,14 +120,13 @@ def measure(domain: str, clean: Embeddings, level: float, methods: dict[str, Met
         )
 
 
-def measure_draws(domain: str, clean: Embeddings, level: float, denoiser: Denoiser, seed: int) -> Draws:
-    """Mode neighbours on clean embeddings [n, width] with eight draws of noise of one level, the first `measure`'s."""
+def measure_draws(domain: str, clean: Embeddings, level: float, method: Method, seed: int) -> Draws:
+    """A method on clean embeddings [n, width] with eight draws of noise of one level, the first `measure`'s."""
     true = TrueNeighbours(clean)
     draws = Draws(domain, {s: [] for s in SITUATIONS}, {s: [] for s in SITUATIONS})
     for draw in range(DRAWS):
         noisy = add_noise(clean, level, seed + draw)
-        denoised = denoiser.denoise(noisy, np.full(len(clean), level))
-        for overlaps, vectors in ((draws.before, noisy), (draws.after, denoised)):
+        for overlaps, vectors in ((draws.before, noisy), (draws.after, method(noisy, level))):
             for situation, found in true.overlaps(vectors).items():
                 overlaps[situation].append(float(found.mean()))
     return draws
