@@ -94,7 +94,9 @@ def test_model_directory_serves_without_our_starter_and_takes_its_model_from_the
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=unix:{tmp_path}/management\n"
         f"load_models=chatglm2=file://{tmp_path}/chatglm2\nmodel_store={tmp_path}/elsewhere\n"
     )
-    env = {"PYTHON_EXECUTABLE": sys.executable, "MODEL_SERVER_HOME": str(tmp_path)}
+    # DJL kills the process whose number an earlier run left beside its socket, whoever has that number by now
+    own_tmp = {"JAVA_OPTS": f"-Djava.io.tmpdir={tmp_path}"}
+    env = {"PYTHON_EXECUTABLE": sys.executable, "MODEL_SERVER_HOME": str(tmp_path)} | own_tmp
     release = find_release(Path(os.environ["DJL_SERVING_HOME"]), Settings().cache_dir)
     (tmp_path / "elsewhere").mkdir()
     start = ["env", "--unset=HF_MODEL_ID", f"--chdir={tmp_path / 'elsewhere'}", str(release / "bin" / "serving")]
