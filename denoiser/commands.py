@@ -39,13 +39,12 @@ from denoiser.model.ranking import STEPS, TOLD, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
-from denoiser.text.corpus import Corpus, from_files, from_packages, with_crossed
+from denoiser.text.corpus import Corpus, from_files, from_packages, to_evaluate, with_crossed
 from denoiser.text.embeddings import Data, count_texts, prepare
 from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
-BLEND = {"levels": [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
-FIGURES_LEVEL = 0.1
+BLEND = {"levels": list(RANKING_LEVELS), "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FITTED_EVERY = 24  # steps of training, one of fitting; so a short training is short as a whole
 
 
@@ -117,7 +116,9 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
     denoiser = Denoiser.from_checkpoint(network, {"blend": blend})
     methods = methods_of(denoiser)
     figures = [
-        m for d, clean in prepared.evaluation.items() for m in measure(d, clean, FIGURES_LEVEL, methods, recipe.seed)
+        m
+        for d, clean in prepared.evaluation.items()
+        for m in measure(d, clean, report.SHOWN_LEVEL, methods, recipe.seed)
     ]
     manifest = {
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
@@ -127,6 +128,7 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
         "training_sentences": len(prepared.training) - text.crossed,
         "crossed": text.crossed,
         "sources": prepared.sources,
+        "left_out": prepared.left_out,
         "made_with": _made_with(recipe.device),
         "figures": as_json(figures),
     }
@@ -218,14 +220,31 @@ def _report(
         draw_sweep(measures, outputs.plot)
 
 
+def held_out_text(manifest: dict[str, Any], cache: Path) -> Corpus:
+    """The text to measure a checkpoint on; with all training text, where its manifest does not say what is near that.
+
+    Tells of packages that have changed since.
+    """
+    seed = _seed(manifest)
+    corpus = _corpus(Text(per_source=manifest.get("per_source") or PER_SOURCE), cache, seed)
+    if "left_out" not in manifest:
+        return corpus
+    now = {source["package"]: source["version"] for source in corpus.sources}
+    then = {source["package"]: source["version"] for source in manifest["sources"] if "package" in source}
+    for package in (package for package in now if then.get(package, now[package]) != now[package]):
+        say(
+            f"{package} was {then[package]} in training and is {now[package]}: "
+            f"the {IN_DOMAIN} set may have sentences that were trained on"
+        )
+    return to_evaluate(corpus, manifest["left_out"], seed)
+
+
 def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     """Measure a checkpoint on the held-out sets at every noise level, and report."""
     outputs.check()
     network, manifest = checkpoint.load(path)
-    seed = _seed(manifest)
-    text = Text(per_source=manifest.get("per_source") or PER_SOURCE)
-    prepared = _prepare(_corpus(text, cache, seed), cache)
-    autoencoder = train_autoencoder(prepared.training, seed)
+    prepared = _prepare(held_out_text(manifest, cache), cache)
+    autoencoder = train_autoencoder(prepared.training, _seed(manifest))
     denoiser = Denoiser.from_checkpoint(network, manifest)
     methods = methods_of(denoiser, {"autoencoder": autoencoder})
     _report(prepared.evaluation, denoiser, methods, outputs, own=False)

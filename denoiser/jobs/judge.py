@@ -12,7 +12,7 @@ import numpy.typing as npt
 from denoiser.evaluation.methods import Method, methods_of
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps, standard_error
+from denoiser.model.neighbours import SITUATIONS, TrueNeighbours, standard_error
 from denoiser.model.noise import add_noise
 from denoiser.vectors import closeness
 
@@ -40,11 +40,11 @@ def _contestants(candidate: Denoiser, active: Denoiser) -> dict[str, Method]:
 
 
 def _score(
-    name: str, method: Method, clean: Embeddings, level: float
+    name: str, method: Method, clean: Embeddings, true: TrueNeighbours, level: float
 ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
     """Overlap of each query, averaged over situations, and the figures."""
     output = method(add_noise(clean, level, _SEED), level)
-    found = overlaps(clean, output)
+    found = true.overlaps(output)
     errors, cosines = closeness(output, clean)
     figures = {
         "method": name,
@@ -58,10 +58,11 @@ def _score(
 
 def judge(candidate: Denoiser, active: Denoiser, clean: Embeddings) -> Verdict:
     """The verdict on a candidate, from held-out clean embeddings [n, width], n > 10."""
+    true = TrueNeighbours(clean)
     scores: dict[str, npt.NDArray[np.float64]] = {}
     figures = []
     for name, method in _contestants(candidate, active).items():
-        rows = [_score(name, method, clean, level) for level in LEVELS]
+        rows = [_score(name, method, clean, true, level) for level in LEVELS]
         scores[name] = np.mean([score for score, _ in rows], axis=0)
         figures += [row for _, row in rows]
     new = scores.pop("new model")

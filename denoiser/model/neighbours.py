@@ -62,8 +62,3 @@ class TrueNeighbours:
         if not denoised.any():
             return {name: np.zeros(len(self._nearest)) for name in pairs}
         return {name: _found(q, s, self._nearest) for name, (q, s) in pairs.items()}
-
-
-def overlaps(clean: Embeddings, denoised: Embeddings) -> dict[str, npt.NDArray[np.float64]]:
-    """`TrueNeighbours.overlaps`, for one look at clean embeddings."""
-    return TrueNeighbours(clean).overlaps(denoised)

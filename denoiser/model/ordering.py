@@ -68,13 +68,13 @@ class Ordering:
         fewest, most = (math.log(times * _ROWS) for times in _PARTS)
         size = min(len(self._clean), int(math.exp(fewest + (most - fewest) * float(torch.rand(())))))
         start = int(torch.randint(len(self._clean) - size + 1, ()))
-        return most_like(self._clean[start : start + size], 0, _ROWS)
+        part = self._clean[start : start + size]
+        return part[nearest_rows(part, 0, _ROWS)]
 
 
-def most_like(store: Tensor, row: int, count: int) -> Tensor:
-    """The rows most like one row, so many of them where there are: a store about one thing."""
-    nearest: Tensor = store[(store @ store[row]).topk(min(count, len(store))).indices]
-    return nearest
+def nearest_rows(store: Tensor, row: int, count: int) -> Tensor:
+    """Numbers of the rows most like one row, so many of them where there are: a store about one thing."""
+    return (store @ store[row]).topk(min(count, len(store))).indices
 
 
 def order_loss(found: Tensor, clean: Tensor, sharpness: Tensor) -> Tensor:

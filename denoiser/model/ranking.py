@@ -20,7 +20,7 @@ from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, TrueNeighbours, standard_error
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
-from denoiser.model.ordering import most_like, order_loss
+from denoiser.model.ordering import nearest_rows, order_loss
 from denoiser.model.seeding import seeded
 
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)
@@ -52,7 +52,7 @@ def _fit_level(
     losses = []
     for step, store in enumerate(islice(cycle(stores), steps)):
         order = torch.randperm(len(store))
-        clean = store[order[:_ROWS]] if (step // len(stores)) % 2 else most_like(store, int(order[0]), _ROWS)
+        clean = store[order[:_ROWS] if (step // len(stores)) % 2 else nearest_rows(store, int(order[0]), _ROWS)]
         noisy = clean + level * torch.randn_like(clean)
         with torch.no_grad():
             estimate = network(noisy, torch.full((len(noisy), 1), told * level))
@@ -94,33 +94,57 @@ def fit_ranking(
 
 @dataclass(frozen=True)
 class _Trial:
-    """A store of clean embeddings, its true neighbours, and what must be gained there, in standard errors."""
+    """Rows of a store, their true neighbours, and what must be gained there, in standard errors."""
 
-    store: Embeddings
+    rows: Tensor
     true: TrueNeighbours
     least: float
 
 
-def _trying(network: Network, trial: _Trial, level: float, told: float, seed: int) -> Callable[[float], bool]:
-    """Whether a share gains enough over no denoising in every situation."""
-    levels = torch.full((len(trial.store), 1), level)
+@dataclass(frozen=True)
+class _Store:
+    """Clean embeddings [n, width], and the trials on them: the whole store, and narrow parts of it."""
+
+    clean: Embeddings
+    trials: Sequence[_Trial]
+
+    @classmethod
+    def of(cls, clean: Embeddings) -> "_Store":
+        rows, vectors = torch.arange(len(clean)), torch.from_numpy(clean)
+        narrow = [nearest_rows(vectors, int(row), _ROWS) for row in rows[:_NARROW_PARTS]]
+        tried = [(rows, _LEAST_GAIN), *((part, -_MOST_LOSS) for part in narrow)]
+        return cls(clean, [_Trial(part, TrueNeighbours(clean[part.numpy()]), least) for part, least in tried])
+
+
+def _trying(network: Network, store: _Store, level: float, told: float, seed: int) -> Callable[[float], bool]:
+    """Whether a share gains enough over no denoising in every trial and situation."""
+    levels = torch.full((len(store.clean), 1), level)
 
     @cache
-    def drawn() -> list[tuple[Tensor, Tensor, dict[str, npt.NDArray[np.float64]]]]:
-        """Noisy vectors, their estimates, and the overlaps without denoising; of a store that is not tried, none."""
-        noisy = [add_noise(trial.store, level, seed + draw) for draw in range(_DRAWS)]
-        before = [trial.true.overlaps(vectors) for vectors in noisy]
+    def drawn() -> list[tuple[Tensor, Tensor]]:
+        """Noisy vectors and their estimates; of a store that is not tried, none."""
+        noisy = [torch.from_numpy(add_noise(store.clean, level, seed + draw)) for draw in range(_DRAWS)]
         with torch.inference_mode():
-            found = [(v, network(v, told * levels)) for v in map(torch.from_numpy, noisy)]
-        return [(*vectors, overlaps) for vectors, overlaps in zip(found, before, strict=True)]
+            return [(vectors, network(vectors, told * levels)) for vectors in noisy]
+
+    def overlaps(trial: _Trial, vectors: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+        """By situation, draw and query."""
+        found = [trial.true.overlaps(draw[trial.rows].numpy()) for draw in vectors]
+        return np.array([[overlap[situation] for overlap in found] for situation in SITUATIONS])
+
+    @cache
+    def before(number: int) -> npt.NDArray[np.float64]:
+        return overlaps(store.trials[number], [noisy for noisy, _ in drawn()])
 
     def helps(share: float) -> bool:
-        shares, found = torch.full_like(levels, share), []
-        for noisy, estimate, before in drawn():
-            blended = network.blend(noisy, estimate, levels, shares).numpy()
-            after = trial.true.overlaps(blended)
-            found.append([after[situation] - before[situation] for situation in SITUATIONS])
-        return all(_in_errors(gains) >= trial.least for gains in np.array(found).swapaxes(0, 1))
+        shares = torch.full_like(levels, share)
+        blended = [network.blend(noisy, estimate, levels, shares) for noisy, estimate in drawn()]
+        gained = (overlaps(trial, blended) - before(number) for number, trial in enumerate(store.trials))
+        return all(
+            _in_errors(gains) >= trial.least
+            for trial, found in zip(store.trials, gained, strict=True)
+            for gains in found
+        )
 
     return helps
 
@@ -140,13 +164,10 @@ def choose_shares(
     parts, in three situations) one or two lose so much by chance where nothing changes, so nearly all must gain. Once
     noise has made the share fall, more noise does not raise it again. `done` is called after each level.
     """
-    trials = [_Trial(store, TrueNeighbours(store), _LEAST_GAIN) for store in stores]
-    for store in map(torch.from_numpy, stores):
-        parts = [most_like(store, row, _ROWS).numpy() for row in range(min(_NARROW_PARTS, len(store)))]
-        trials += [_Trial(part, TrueNeighbours(part), -_MOST_LOSS) for part in parts]
+    tried_on = [_Store.of(store) for store in stores]
     shares, most = list[float](), SHARES[0]
     for level in RANKING_LEVELS:
-        tried = [_trying(network, trial, level, told, seed) for trial in trials]
+        tried = [_trying(network, store, level, told, seed) for store in tried_on]
         safe = (share for share in SHARES if share <= most and all(helps(share) for helps in tried))
         shares.append(next(safe, 0.0))
         if shares[-1] < max(shares):

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -25,6 +25,7 @@ from denoiser.text.readers import reading_processes
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 SET_SIZE = 3600
+BASELINE_SENTENCES = 20_000
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
@@ -33,31 +34,29 @@ _CROSSED_AT = (0.3, 0.7)  # of the words of a sentence
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences by domain, and where they come from (for the manifest).
+    """Sentences to learn from, to measure on by domain, and where they come from (for the manifest).
 
     `development` is for fitting how far the network is trusted, `evaluation` for figures and nothing else; `crossed`
     are texts to train on besides sentences.
     """
 
-    training: list[str]
+    learnt: list[str]
     evaluation: dict[str, list[str]]
     sources: list[dict[str, str]]
     development: dict[str, list[str]] = field(default_factory=dict)
     crossed: list[str] = field(default_factory=list)
 
-    @property
-    def held_out(self) -> list[str]:
-        """The part of the training sentences that is kept from training: a tenth, at most 4,000."""
-        return self.training[: self._held_out]
 
-    @property
-    def learnt(self) -> list[str]:
-        """The other training sentences."""
-        return self.training[self._held_out :]
+def digest(text: str) -> str:
+    """The name of a text in a manifest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def _held_out(self) -> int:
-        return min(4000, len(self.training) // 10)
+
+def _hold_out(sentences: list[str], seed: int) -> tuple[list[str], list[str]]:
+    """The sentences in an order of the seed, parted: a tenth, at most 4,000, to measure on, and those to learn from."""
+    drawn = sample(sentences, len(sentences), seed)
+    count = min(4000, len(drawn) // 10)
+    return drawn[:count], drawn[count:]
 
 
 def _key(sentence: str) -> str:
@@ -179,9 +178,9 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
             sets[source.domain].extend(found)
             described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")
-    training = sample(sets[IN_DOMAIN], len(sets[IN_DOMAIN]), seed)
+    held_out, learnt = _hold_out(sets[IN_DOMAIN], seed)
     test, development = ({source.domain: sets[source.domain] for source in some} for some in (TEST, DEVELOPMENT))
-    return Corpus(training, test, described, development)
+    return Corpus(learnt, {IN_DOMAIN: held_out, **test}, described, development)
 
 
 def with_crossed(corpus: Corpus, count: int, seed: int) -> Corpus:
@@ -198,12 +197,23 @@ def with_crossed(corpus: Corpus, count: int, seed: int) -> Corpus:
     return replace(corpus, crossed=texts)
 
 
+def to_evaluate(corpus: Corpus, left_out: Collection[str], seed: int) -> Corpus:
+    """The corpus a checkpoint is measured with: without the texts that training left out, given by their digests, and
+    with no more to learn from than its baseline takes.
+    """
+    evaluation = {
+        domain: [text for text in texts if digest(text) not in left_out] for domain, texts in corpus.evaluation.items()
+    }
+    return Corpus(sample(corpus.learnt, BASELINE_SENTENCES, seed), evaluation, corpus.sources)
+
+
 def from_files(paths: list[Path], seed: int) -> Corpus:
     """Sentences of UTF-8 text files. Raises CorpusError when a file cannot be read or is not text."""
     training, described = dict[str, None](), []
     for path in paths:
         before = len(training)
         training.update(dict.fromkeys(read_sentences(path, 1, "to train")))
-        digest, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
-        described.append({"file": path.name, "sha256": digest, "use": "training", "sentences": str(found)})
-    return Corpus(sample(list(training), len(training), seed), {}, described)
+        checksum, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
+        described.append({"file": path.name, "sha256": checksum, "use": "training", "sentences": str(found)})
+    held_out, learnt = _hold_out(list(training), seed)
+    return Corpus(learnt, {IN_DOMAIN: held_out}, described)

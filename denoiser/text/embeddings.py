@@ -1,6 +1,7 @@
 """Text to embeddings for training and evaluation, computed once and kept in the cache folder.
 
-No evaluation embedding is nearer than cosine 0.95 to a training embedding or to another one of its set.
+No evaluation embedding is nearer than cosine 0.95 to a training embedding or to another one of its set. Which texts
+that leaves out is known from training, and kept in the checkpoint: finding out again takes all training embeddings.
 """
 
 import hashlib
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from denoiser.errors import CorpusError
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import unlike
-from denoiser.text.corpus import Corpus
+from denoiser.text.corpus import Corpus, digest
 from denoiser.text.sources import IN_DOMAIN
 
 FEWEST = 200
@@ -32,26 +34,34 @@ class CorpusEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Training embeddings, evaluation and development embeddings by domain, and where the text comes from."""
+    """Training embeddings, evaluation and development embeddings by domain, and where the text comes from.
+
+    `left_out` has the digests of the evaluation texts that are near others.
+    """
 
     training: Embeddings
     evaluation: dict[str, Embeddings]
     sources: list[dict[str, str]]
     development: dict[str, Embeddings]
+    left_out: list[str]
 
 
 def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
     """The unit vectors [n, width] that are near none of the others and none of their own predecessors."""
-    vectors = torch.from_numpy(embeddings)
-    kept = unlike(vectors, torch.from_numpy(others), _NEAR)
-    kept &= torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
-    distinct: Embeddings = embeddings[kept.numpy()]
+    distinct: Embeddings = embeddings[_distinct(embeddings, others)]
     return distinct
 
 
+def _distinct(embeddings: Embeddings, others: Embeddings) -> npt.NDArray[np.bool_]:
+    vectors = torch.from_numpy(embeddings)
+    kept = unlike(vectors, torch.from_numpy(others), _NEAR)
+    kept &= torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
+    return kept.numpy()
+
+
 def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Embeddings:
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
-    path = cache / f"embeddings-{digest}.npy"
+    name = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+    path = cache / f"embeddings-{name}.npy"
     if path.is_file():
         progress(len(texts))
         kept: Embeddings = np.load(path)
@@ -65,25 +75,26 @@ def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Cal
 
 
 def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
-    """Embeddings of a corpus; the held-out part of its training text is the in-domain evaluation set.
-
-    Raises CorpusError when there are fewer than 200 sentences to train on.
-    """
-    if len(corpus.training) < FEWEST:
-        raise CorpusError(f"found {len(corpus.training)} usable sentences; at least {FEWEST} are needed to train")
+    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on."""
+    found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
+    if found < FEWEST:
+        raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")
     training = _encode(corpus.learnt, encoder, cache, progress)
     if corpus.crossed:
         training = np.concatenate([training, _encode(corpus.crossed, encoder, cache, progress)])
-    evaluation = {IN_DOMAIN: corpus.held_out, **corpus.evaluation}
-    sets = {**evaluation, **corpus.development}
-    encoded = {
-        name: without_near_duplicates(_encode(texts, encoder, cache, progress), training)
-        for name, texts in sets.items()
-    }
-    development = {name: encoded.pop(name) for name in corpus.development}
-    return Data(training, encoded, corpus.sources, development)
+
+    def distinct(texts: list[str]) -> tuple[Embeddings, list[str]]:
+        """Embeddings of those that are near no others, and the digests of those that are."""
+        vectors = _encode(texts, encoder, cache, progress)
+        kept = _distinct(vectors, training)
+        return vectors[kept], [digest(text) for text, keep in zip(texts, kept, strict=True) if not keep]
+
+    development = {name: distinct(texts)[0] for name, texts in corpus.development.items()}
+    evaluation = {name: distinct(texts) for name, texts in corpus.evaluation.items()}
+    left_out = [near for _, others in evaluation.values() for near in others]
+    return Data(training, {name: kept for name, (kept, _) in evaluation.items()}, corpus.sources, development, left_out)
 
 
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    return sum(map(len, [corpus.training, corpus.crossed, *corpus.evaluation.values(), *corpus.development.values()]))
+    return sum(map(len, [corpus.learnt, corpus.crossed, *corpus.evaluation.values(), *corpus.development.values()]))

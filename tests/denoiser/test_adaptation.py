@@ -12,7 +12,7 @@ from denoiser.files.formats import CHUNK
 from denoiser.model.adaptation import FEWEST
 from denoiser.model.denoise import NEARER, Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, overlaps
+from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.noise import add_noise
 
 LEVEL = 0.1
@@ -45,7 +45,7 @@ def adapted(denoiser: Denoiser, noisy: Embeddings) -> Denoiser:
 def test_more_neighbours_are_found_where_everything_is_noisy(
     denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings
 ) -> None:
-    before, plain, after = (overlaps(store, v) for v in (noisy, denoiser.denoise(noisy), adapted.denoise(noisy)))
+    before, plain, after = map(TrueNeighbours(store).overlaps, (noisy, denoiser.denoise(noisy), adapted.denoise(noisy)))
     assert after["both"].mean() > plain["both"].mean() > before["both"].mean()
 
 
@@ -99,7 +99,7 @@ def test_a_clean_store_is_left_alone(denoiser: Denoiser, store: Embeddings) -> N
 def test_text_like_the_training_text_is_not_harmed(denoiser: Denoiser, clean: Embeddings) -> None:
     noisy = np.concatenate([add_noise(clean, LEVEL, seed) for seed in range(3)])
     own = denoiser.adapted(noisy)
-    before, after = overlaps(clean, noisy[: len(clean)]), overlaps(clean, own.denoise(noisy[: len(clean)]))
+    before, after = map(TrueNeighbours(clean).overlaps, (noisy[: len(clean)], own.denoise(noisy[: len(clean)])))
     for situation in SITUATIONS:
         gain = after[situation] - before[situation]
         assert gain.mean() >= -gain.std() / np.sqrt(len(gain)), situation

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from denoiser.commands import held_out_text
 from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.report import Measured, markdown
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS
+from denoiser.text import corpus as corpora
+from denoiser.text.sources import Source
 from tests.denoiser.commands import outcome, refusal
 from tests.denoiser.texts import sentences
 
@@ -134,3 +137,25 @@ def test_evaluate_refuses_an_output_that_cannot_be_written_before_it_measures(
         err = refusal("evaluate", "--vectors", tmp_path / "own.npy", option, tmp_path / place)
         assert f"cannot write {tmp_path / place}: {complaint}" in err
     assert [path.name for path in tmp_path.iterdir()] == ["own.npy"]
+
+
+def test_a_checkpoint_is_measured_without_its_training_text_and_what_has_changed_since_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"The {a} book describes the {b} house." for a in ("red", "old", "new") for b in ("warm", "cold", "tall")]
+    for package in ("manual", "verse"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "VERSION").write_text("2.0")
+        (tmp_path / package / "text.txt").write_text("\n\n".join(f"{line[:-1]} of {package}." for line in lines))
+    monkeypatch.setattr(corpora, "TRAINING", (Source("manual", "*.txt", "free"),))
+    monkeypatch.setattr(corpora, "DEVELOPMENT", ())
+    monkeypatch.setattr(corpora, "TEST", (Source("verse", "*.txt", "free", domain="poems"),))
+    monkeypatch.setattr(corpora, "BASELINE_SENTENCES", 4)
+    sources = [{"package": "manual", "version": "1.0"}, {"package": "verse", "version": "2.0"}]
+    near = [corpora.digest("The old book describes the cold house of verse.")]
+    text = held_out_text({"sources": sources, "left_out": near}, tmp_path)
+    assert (len(text.learnt), len(text.evaluation["poems"])) == (4, 8)
+    assert "manual was 1.0 in training and is 2.0" in (told := capsys.readouterr().err)
+    assert "verse was" not in told
+    everything = held_out_text({"sources": sources}, tmp_path)
+    assert (len(everything.learnt), len(everything.evaluation["poems"])) == (9, 9)

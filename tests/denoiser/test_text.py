@@ -44,15 +44,14 @@ def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Pa
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
     corpus = from_files([path], seed=1)
-    assert sorted(corpus.training) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
+    assert sorted(corpus.learnt) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
     assert from_files([path], seed=1) == corpus
     assert corpus.sources[0]["file"] == "text.txt"
 
 
 def test_crossed_texts_begin_as_one_sentence_and_end_as_another_and_none_of_them_is_held_out() -> None:
     sentences = [" ".join(f"{word}{number}" for word in "abcde") for number in range(48)]
-    corpus = with_crossed(Corpus(sentences, {}, []), 500, seed=1)
-    assert (corpus.held_out, corpus.learnt) == (sentences[:4], sentences[4:])
+    corpus = with_crossed(Corpus(sentences[4:], {"in-domain": sentences[:4]}, []), 500, seed=1)
     openings = {tuple(s.split()[:count]) for s in corpus.learnt for count in (2, 3, 4)}
     closings = {tuple(s.split()[-count:]) for s in corpus.learnt for count in (1, 2, 3)}
     for words in map(str.split, corpus.crossed):
@@ -82,7 +81,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
 def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
-    assert len(from_files([path, path], seed=1).training) == 3
+    assert len(from_files([path, path], seed=1).learnt) == 3
 
 
 def test_quoted_strings_are_read_from_json_and_compressed_csv(tmp_path: Path) -> None:
@@ -118,12 +117,12 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
         monkeypatch.setattr(corpora, name, sources)
     monkeypatch.setattr(corpora, "SET_SIZE", 150)
     few, more = (from_packages(tmp_path, count, 1, lambda _: None) for count in (5, 20))
-    assert (len(few.training), len(more.training)) == (10, 40)
-    assert few.evaluation == more.evaluation
+    assert [(len(c.learnt), len(c.evaluation["in-domain"])) for c in (few, more)] == [(9, 1), (36, 4)]
+    assert few.evaluation["prose"] == more.evaluation["prose"]
     assert few.development == more.development
     assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
     assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10"]
-    assert not any("share this line" in sentence for sentence in [*more.training, *more.evaluation["prose"]])
+    assert not any("share this line" in sentence for sentence in [*more.learnt, *more.evaluation["prose"]])
     assert from_packages(tmp_path, 5, 1, lambda _: None) == few
 
 

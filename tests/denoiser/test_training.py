@@ -14,13 +14,14 @@ from denoiser.evaluation.measures import measure, measure_quantised, spearman
 from denoiser.evaluation.methods import methods_of
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
-from denoiser.model.neighbours import SITUATIONS, overlaps
+from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.noise import add_noise
 from denoiser.model.ordering import Ordering, share_of_steps
 from denoiser.model.ranking import TOLD, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, fine_tuning, train
-from denoiser.text.corpus import Corpus
+from denoiser.text import corpus as corpora
+from denoiser.text.corpus import Corpus, to_evaluate
 from denoiser.text.embeddings import count_texts, prepare
 
 ON_EACH_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -115,7 +116,8 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
     assert not torch.equal(fitted[0].ranking, small.ranking)
     noisy = add_noise(clean, 0.1, 9)
     result = Denoiser(fitted[0], Blend((0.1,), (1.0,))).denoise(noisy, np.full(len(noisy), 0.1))
-    assert overlaps(clean, result)["both"].mean() > overlaps(clean, noisy)["both"].mean()
+    before, after = map(TrueNeighbours(clean).overlaps, (noisy, result))
+    assert after["both"].mean() > before["both"].mean()
 
 
 def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
@@ -158,15 +160,31 @@ def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept
     tmp_path: Path, encoder: MiniLM
 ) -> None:
     sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(220)]
-    corpus = Corpus(sentences, {"same": sentences[-20:]}, [], {"near": sentences[-10:]}, ["Tickets for the museum"])
+    sets = {"in-domain": sentences[:22], "same": [*sentences[-20:], "The harbour froze over in the night."]}
+    corpus = Corpus(sentences[22:], sets, [], {"near": sentences[-10:]}, ["Tickets for the museum"])
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
     assert len(data.training) == 198 + 1
     assert set(data.evaluation) == {"in-domain", "same"}
-    assert len(data.evaluation["same"]) == len(data.development["near"]) == 0
-    assert sum(done) == count_texts(corpus) == 251
+    assert (len(data.evaluation["same"]), len(data.development["near"])) == (1, 0)
+    assert sum(done) == count_texts(corpus) == 198 + 22 + 21 + 10 + 1
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
+
+
+def test_what_training_left_out_is_left_out_again_without_the_training_text(
+    tmp_path: Path, encoder: MiniLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "BASELINE_SENTENCES", 220)
+    learnt = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(300)]
+    corpus = Corpus(learnt, {"in-domain": [learnt[0], "The harbour froze over in the night."]}, [])
+    trained_on = prepare(corpus, encoder, tmp_path, quiet)
+    smaller = to_evaluate(corpus, trained_on.left_out, seed=1)
+    assert smaller.evaluation == {"in-domain": ["The harbour froze over in the night."]}
+    assert len(smaller.learnt) == 220
+    assert set(smaller.learnt) < set(learnt)
+    measured_on = prepare(smaller, encoder, tmp_path, quiet)
+    np.testing.assert_allclose(measured_on.evaluation["in-domain"], trained_on.evaluation["in-domain"], atol=1e-6)
 
 
 def test_too_little_text_is_refused(tmp_path: Path, encoder: MiniLM) -> None:

@@ -6,12 +6,10 @@ anywhere), checksums of S3, images in ECR (asked of a real registry, where there
 """
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import json
 import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +24,8 @@ import httpx
 from botocore.model import ServiceModel
 from botocore.validate import validate_parameters
 from moto.server import ThreadedMotoServer
+
+from tests.deploy import event_stream
 
 LOGIN = ("AWS", "123456789012-auth-token")  # what moto gives out for ECR
 JSON = "application/x-amz-json-1.1"
@@ -334,32 +334,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, answer: httpx.Response) -> None:
         """The answer as an event stream whose events end anywhere, as SageMaker's do."""
         self.send_response(200)
-        self.send_header("Content-Type", "application/vnd.amazon.eventstream")
+        self.send_header("Content-Type", event_stream.CONTENT_TYPE)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        size = 1
-        for block in answer.iter_bytes():
-            for start in range(0, len(block), self.stand_in.cut):
-                for piece in (block[start : start + size], block[start + size : start + self.stand_in.cut]):
-                    if piece:
-                        event = _event(piece)
-                        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
-                size = size % (self.stand_in.cut - 1) + 1
+        for event in event_stream.events(answer.iter_bytes(), self.stand_in.cut):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
-
-
-def _event(payload: bytes) -> bytes:
-    """A PayloadPart in AWS's event-stream encoding: two lengths, headers, payload, each part with a CRC."""
-    fields = {
-        ":event-type": "PayloadPart",
-        ":content-type": "application/octet-stream",
-        ":message-type": "event",
-    }
-    headers = b"".join(
-        struct.pack("!B", len(key)) + key.encode() + struct.pack("!BH", 7, len(value)) + value.encode()
-        for key, value in fields.items()
-    )
-    lengths = struct.pack("!II", 16 + len(headers) + len(payload), len(headers))
-    start = lengths + struct.pack("!I", binascii.crc32(lengths)) + headers + payload
-    return start + struct.pack("!I", binascii.crc32(start))
