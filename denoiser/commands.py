@@ -70,7 +70,7 @@ def _prepare(corpus: Corpus, cache: Path, device: str = "cpu") -> Data:
         return prepare(corpus, MiniLM(find_model(), device), cache, lambda done: advance(done, "sentences"))
 
 
-def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
+def _train(data: Data, recipe: Recipe) -> Network:
     last = 0
     with tracking("training", recipe.steps) as advance:
 
@@ -79,17 +79,21 @@ def _train(embeddings: Embeddings, recipe: Recipe) -> Network:
             advance(step - last, f"steps, loss {loss:.3f}")
             last = step
 
-        return train(embeddings, recipe, progress)
+        network = train(data.training, recipe, progress)
+    if len(data.foreign):
+        network.add_foreign(torch.from_numpy(data.foreign))
+    return network
 
 
-def _trust(network: Network, development: dict[str, Embeddings], recipe: Recipe) -> dict[str, Any]:
+def _trust(network: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
-    if not development:
+    if not data.development:
         return BLEND
-    stores, seed, steps = list(development.values()), recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
-    with tracking("weighing", len(TOLD) + 2 * len(RANKING_LEVELS)) as advance:
-        told = fit_ranking(network, stores, seed, lambda: advance(1, "fits"), steps)
-        shares = choose_shares(network, stores, told, seed, lambda: advance(1, "fits"))
+    texts = [list(sets.values()) for sets in (data.development, data.foreign_development) if sets]
+    seed, steps = recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
+    with tracking("weighing", len(TOLD) + (len(texts) + 1) * len(RANKING_LEVELS)) as advance:
+        told = fit_ranking(network, texts, seed, lambda: advance(1, "fits"), steps)
+        shares = choose_shares(network, texts, told, seed, lambda: advance(1, "fits"))
     return {"levels": list(RANKING_LEVELS), "shares": shares, "told": told}
 
 
@@ -111,8 +115,8 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
     _check_device(recipe.device)
     prepared = _prepare(_corpus(text, cache, recipe.seed), cache, recipe.device)
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
-    network = _train(prepared.training, recipe)
-    blend = _trust(network, prepared.development, recipe)
+    network = _train(prepared, recipe)
+    blend = _trust(network, prepared, recipe)
     denoiser = Denoiser.from_checkpoint(network, {"blend": blend})
     methods = methods_of(denoiser)
     figures = [
@@ -127,6 +131,7 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
         "blend": blend,
         "training_sentences": len(prepared.training) - text.crossed,
         "crossed": text.crossed,
+        "foreign_sentences": len(prepared.foreign),
         "sources": prepared.sources,
         "left_out": prepared.left_out,
         "made_with": _made_with(recipe.device),

@@ -172,7 +172,10 @@ def _queries(sizes: Collection[int]) -> str:
 def _trained_on(manifest: dict[str, Any]) -> str:
     sentences = manifest.get("training_sentences")
     crossed = f" and {manifest['crossed']:,} crossed from them" if manifest.get("crossed") else ""
-    return f"on {sentences:,} sentences{crossed}" if sentences else "elsewhere"
+    foreign = (
+        f", with {manifest['foreign_sentences']:,} of other languages" if manifest.get("foreign_sentences") else ""
+    )
+    return f"on {sentences:,} sentences{crossed}{foreign}" if sentences else "elsewhere"
 
 
 def markdown(found: Measured, manifest: dict[str, Any]) -> str:

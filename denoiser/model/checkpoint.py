@@ -133,8 +133,9 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     folder = _folder(path)
     try:
         network = Network(**manifest["network"])
-        network.load_state_dict({"known": network.known, **load_file(folder / WEIGHTS)})  # older ones know none
-    except (SafetensorError, RuntimeError, TypeError) as error:
+        weights = {"known": network.known, **load_file(folder / WEIGHTS)}  # older ones know none, and one kind of text
+        network.load_state_dict({**weights, "ranking": weights["ranking"].view(network.ranking.shape)})
+    except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{folder / WEIGHTS} does not hold the network its manifest describes: {reason}"

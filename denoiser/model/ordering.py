@@ -59,8 +59,9 @@ class Ordering:
         estimates = store.estimates(network)
         errors = store.errors(network, estimates).mean()
         noisy, estimates, clean = (vectors + self._centre for vectors in (store.noisy, estimates, store.target))
-        level = store.level[:1]
-        found = functional.normalize(network.mix(functional.normalize(noisy), functional.normalize(estimates), level))
+        level, kinds = store.level[:1], network.kinds(store.noisy, store.level)
+        unit, direction = functional.normalize(noisy), functional.normalize(estimates)
+        found = functional.normalize(network.mix(unit, direction, level, kinds))
         order = order_loss(found, clean, between_levels(self._sharpness, level)[0])
         return order + _ACCURACY * errors, errors.detach()
 

@@ -72,7 +72,7 @@ def train(
         clean = torch.from_numpy(embeddings).to(recipe.device)
         if start is None:
             network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks).to(recipe.device)
-            network.fit_axes(clean)
+            network.fit(clean)
         else:
             network = deepcopy(start).to(recipe.device)
         clean = network.rotate(clean)

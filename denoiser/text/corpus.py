@@ -26,6 +26,7 @@ from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 SET_SIZE = 3600
 BASELINE_SENTENCES = 20_000
+MOST_FOREIGN = 1000  # times its weight from a source; the mean and covariance of embeddings take no more
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
@@ -37,7 +38,8 @@ class Corpus:
     """Sentences to learn from, to measure on by domain, and where they come from (for the manifest).
 
     `development` is for fitting how far the network is trusted, `evaluation` for figures and nothing else; `crossed`
-    are texts to train on besides sentences.
+    are texts to train on besides sentences. `foreign` sentences, of other languages, and sets of `foreign_development`
+    are for what is done with embeddings of those.
     """
 
     learnt: list[str]
@@ -45,6 +47,8 @@ class Corpus:
     sources: list[dict[str, str]]
     development: dict[str, list[str]] = field(default_factory=dict)
     crossed: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    foreign_development: dict[str, list[str]] = field(default_factory=dict)
 
 
 def digest(text: str) -> str:
@@ -60,7 +64,7 @@ def _hold_out(sentences: list[str], seed: int) -> tuple[list[str], list[str]]:
 
 
 def _key(sentence: str) -> str:
-    return re.sub(r"[^a-z]", "", sentence.lower())[:_KEY_LENGTH]
+    return re.sub(r"[\W\d_]", "", sentence.lower())[:_KEY_LENGTH]
 
 
 def unique(sentences: Iterable[str], seen: set[str]) -> list[str]:
@@ -145,11 +149,14 @@ def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
 def _some_sentences(source: Source, folder: Path, count: int, seed: int) -> list[str]:
     """The sentences of enough paragraphs for `count`; a process of its own runs this."""
     paragraphs = sample(list(_paragraphs_of(source, folder)), _SPARE * count, seed)
-    return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
+    return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph, english=source.english)]
 
 
 def _describe(source: Source, folder: Path, sentences: int) -> dict[str, str]:
-    use = "training" if source in TRAINING else f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
+    if source in TRAINING:
+        use = "training" if source.english else "other languages"
+    else:
+        use = f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
     return {
         "package": source.package,
         "version": (folder / "VERSION").read_text(),
@@ -159,28 +166,47 @@ def _describe(source: Source, folder: Path, sentences: int) -> dict[str, str]:
     }
 
 
+def _count(source: Source, per_source: int) -> int:
+    """How many sentences are taken of a source."""
+    usual = SET_SIZE if source.domain != IN_DOMAIN else per_source if source.english else min(per_source, MOST_FOREIGN)
+    return round(source.weight * usual)
+
+
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
-    """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to train on, and of unfamiliar
-    domains, which do not depend on it, 3,600 from each domain; fewer where there are not so many.
+    """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to learn from, at most 1,000 times
+    from a foreign one, and 3,600 times its weight of each unfamiliar domain, which do not depend on `per_source`; fewer
+    where there are not so many.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """
-    sources = DEVELOPMENT + TEST + TRAINING
+    sources = sorted(DEVELOPMENT + TEST + TRAINING, key=lambda source: not source.english)
     folders = _fetch_all(sources, cache, progress)
-    counts = [per_source * source.weight if source.domain == IN_DOMAIN else SET_SIZE for source in sources]
-    sets: dict[str, list[str]] = {source.domain: [] for source in sources}
+    counts = [_count(source, per_source) for source in sources]
+    english, foreign = list[str](), list[str]()
+    sets: dict[str, list[str]] = {source.domain: [] for source in DEVELOPMENT + TEST}
     described, seen = [], set[str]()
     with reading_processes() as pool:
         read = pool.map(_some_sentences, sources, folders, counts, repeat(seed))
         for source, folder, count, sentences in zip(sources, folders, counts, read, strict=True):
-            there = 0 if source.domain == IN_DOMAIN else len(sets[source.domain])
+            kept = sets.get(source.domain, english if source.english else foreign)
+            there = len(kept) if source.domain in sets else 0
             found = sample(unique(sentences, seen), count - there, seed)
-            sets[source.domain].extend(found)
+            kept.extend(found)
             described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")
-    held_out, learnt = _hold_out(sets[IN_DOMAIN], seed)
-    test, development = ({source.domain: sets[source.domain] for source in some} for some in (TEST, DEVELOPMENT))
-    return Corpus(learnt, {IN_DOMAIN: held_out, **test}, described, development)
+    held_out, learnt = _hold_out(english, seed)
+
+    def domains(sources: Iterable[Source]) -> dict[str, list[str]]:
+        return {source.domain: sets[source.domain] for source in sources}
+
+    return Corpus(
+        learnt,
+        {IN_DOMAIN: held_out, **domains(TEST)},
+        described,
+        domains(source for source in DEVELOPMENT if source.english),
+        foreign=foreign,
+        foreign_development=domains(source for source in DEVELOPMENT if not source.english),
+    )
 
 
 def with_crossed(corpus: Corpus, count: int, seed: int) -> Corpus:

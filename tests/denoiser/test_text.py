@@ -109,19 +109,35 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
         (folder / "VERSION").write_text("1.0")
         lines = [f"The {a} book {verb} the {b} house." for a in words for b in words] + ["All of them share this line."]
         (folder / "text.txt").write_text("\n\n".join(lines))
+    for package, verb in (("handbuch", "beschreibt"), ("gedichte", "besingt")):
+        folder = tmp_path / package
+        folder.mkdir()
+        (folder / "VERSION").write_text("1.0")
+        (folder / "text.txt").write_text("\n\n".join(f"Das Buch über {a} {verb} größere Häuser." for a in words))
+    foreign = Source("handbuch", "*.txt", "free", english=False)
     for name, sources in (
-        ("TRAINING", (Source("manual", "*.txt", "free", weight=2),)),
-        ("DEVELOPMENT", (Source("verse", "*.txt", "free", domain="poems"),)),
+        ("TRAINING", (foreign, Source("manual", "*.txt", "free", weight=2))),
+        (
+            "DEVELOPMENT",
+            (
+                Source("verse", "*.txt", "free", domain="poems"),
+                Source("gedichte", "*.txt", "free", domain="Gedichte", weight=0.02, english=False),
+            ),
+        ),
         ("TEST", tuple(Source(package, "*.txt", "free", domain="prose") for package in ("novel", "letters"))),
     ):
         monkeypatch.setattr(corpora, name, sources)
     monkeypatch.setattr(corpora, "SET_SIZE", 150)
+    monkeypatch.setattr(corpora, "MOST_FOREIGN", 8)
     few, more = (from_packages(tmp_path, count, 1, lambda _: None) for count in (5, 20))
     assert [(len(c.learnt), len(c.evaluation["in-domain"])) for c in (few, more)] == [(9, 1), (36, 4)]
     assert few.evaluation["prose"] == more.evaluation["prose"]
     assert few.development == more.development
     assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
-    assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10"]
+    assert [(len(c.foreign), len(c.foreign_development["Gedichte"])) for c in (few, more)] == [(5, 3), (8, 3)]
+    assert all(map(str.isascii, more.learnt))
+    assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10", "3", "5"]
+    assert few.sources[-1]["use"] == "other languages"
     assert not any("share this line" in sentence for sentence in [*more.learnt, *more.evaluation["prose"]])
     assert from_packages(tmp_path, 5, 1, lambda _: None) == few
 

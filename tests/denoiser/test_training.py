@@ -86,7 +86,7 @@ def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
 def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:
     network = Network(384, 16, 2)
     vectors = torch.from_numpy(clean)
-    network.fit_axes(vectors)
+    network.fit(vectors)
     noisy, level = vectors + 0.1 * torch.randn_like(vectors), torch.full((len(vectors), 1), 0.1)
     with torch.no_grad():
         torch.testing.assert_close(network(noisy, level), network.wiener(noisy, level), atol=1e-5, rtol=0)
@@ -108,7 +108,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
 ) -> None:
     fitted = [deepcopy(small), deepcopy(small)]
     fits: list[None] = []
-    told = {fit_ranking(network, [clean], 1, lambda: fits.append(None), steps=6) for network in fitted}
+    told = {fit_ranking(network, [[clean]], 1, lambda: fits.append(None), steps=6) for network in fitted}
     assert len(told) == 1
     assert told < set(TOLD)
     assert len(fits) == 2 * (len(TOLD) + len(RANKING_LEVELS))
@@ -123,7 +123,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
 def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
     scrambling = Network(384, 16, 1)
     scrambling.ranking.normal_(0, 10, generator=torch.Generator().manual_seed(1))
-    assert choose_shares(scrambling, [clean], 1.0, 0, lambda: None) == [0.0] * len(RANKING_LEVELS)
+    assert choose_shares(scrambling, [[clean]], 1.0, 0, lambda: None) == [0.0] * len(RANKING_LEVELS)
 
 
 def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(clean: Embeddings) -> None:
@@ -135,19 +135,20 @@ def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(cl
             self.part = part
 
         def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
-            return self.wiener(noisy, level / self.part) if torch.all(level == self.part * 0.2) else -noisy
+            told = torch.allclose(level, torch.tensor(self.part * 0.2))
+            return self.wiener(noisy, level / self.part) if told else -noisy
 
     for part in TOLD:
         network = Sure(part)
-        network.fit_axes(torch.from_numpy(clean))
-        assert fit_ranking(network, [clean], 0, lambda: None, steps=4) == part
+        network.fit(torch.from_numpy(clean))
+        assert fit_ranking(network, [[clean]], 0, lambda: None, steps=4) == part
 
 
 def test_weights_along_the_axes_are_interpolated_between_levels_and_a_share_of_0_keeps_the_direction(
     clean: Embeddings,
 ) -> None:
     network = Network(384, 16, 1)
-    network.ranking[:, 1] = torch.arange(len(RANKING_LEVELS))[:, None]
+    network.ranking[0, :, 1] = torch.arange(len(RANKING_LEVELS))[:, None]
     noisy, estimate = torch.from_numpy(clean), torch.from_numpy(np.roll(clean, 1, 0))
     level = torch.full((len(clean), 1), 0.125)
     half = network.blend(noisy, estimate, level, torch.ones_like(level))
@@ -160,14 +161,16 @@ def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept
     tmp_path: Path, encoder: MiniLM
 ) -> None:
     sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(220)]
-    sets = {"in-domain": sentences[:22], "same": [*sentences[-20:], "The harbour froze over in the night."]}
-    corpus = Corpus(sentences[22:], sets, [], {"near": sentences[-10:]}, ["Tickets for the museum"])
+    foreign = ["Im Norden frieren die Häfen zu."]
+    sets = {"in-domain": sentences[:22], "same": [*sentences[-20:], *foreign, "The harbour froze over in the night."]}
+    corpus = Corpus(sentences[22:], sets, [], {"near": sentences[-10:]}, ["Tickets for the museum"], foreign)
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
     assert len(data.training) == 198 + 1
     assert set(data.evaluation) == {"in-domain", "same"}
     assert (len(data.evaluation["same"]), len(data.development["near"])) == (1, 0)
-    assert sum(done) == count_texts(corpus) == 198 + 22 + 21 + 10 + 1
+    assert len(data.foreign) == 1
+    assert sum(done) == count_texts(corpus) == 198 + 22 + 22 + 10 + 1 + 1
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
 
