@@ -125,10 +125,13 @@ class Network(Gaussian):
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
         return noisy + self.correction(self.rotate(noisy), level) @ self.axes.T
 
+    def weights(self, level: Tensor) -> Tensor:
+        """`ranking` at noise levels [n, 1]: [kinds, n, 2, width]."""
+        return torch.stack([between_levels(table, level) for table in self.ranking])
+
     def mix(self, unit: Tensor, direction: Tensor, level: Tensor, kinds: Tensor) -> Tensor:
         """Unit coordinates [n, width] of noisy vectors and of their estimates, weighed for search, not of length 1."""
-        weights = torch.stack([between_levels(table, level) for table in self.ranking])
-        return weigh(unit, direction, weights, kinds)
+        return weigh(unit, direction, self.weights(level), kinds)
 
     def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor, nearer: float = 0.0) -> Tensor:
         """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as share [n, 1] says.

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, TrueNeighbours, standard_error
-from denoiser.model.network import RANKING_LEVELS, Network, between_levels, weigh
+from denoiser.model.network import RANKING_LEVELS, Network, weigh
 from denoiser.model.noise import add_noise
 from denoiser.model.ordering import nearest_rows, order_loss
 from denoiser.model.seeding import seeded
@@ -67,7 +67,7 @@ def _fit_level(network: Network, kind: int, stores: Sequence[Tensor], at: _At, s
     sharpness = torch.zeros(len(SITUATIONS)).requires_grad_()
     first = torch.tensor([[1.0], [_FIRST_SHARE]])
     optimiser = torch.optim.Adam([learnt, sharpness], lr=_RATE)
-    of_others = torch.stack([between_levels(table, torch.full((1, 1), at.level)) for table in network.ranking])
+    of_others = network.weights(torch.full((1, 1), at.level))
     losses = []
     for step, store in enumerate(islice(cycle(stores), steps)):
         order = torch.randperm(len(store))

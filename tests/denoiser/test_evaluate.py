@@ -46,7 +46,9 @@ def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] =
 
 def test_the_words_about_the_bundled_evaluation_are_those_of_its_report() -> None:
     published = BUNDLED_REPORT.read_text().splitlines()
-    sizes = {name: int(size.replace(",", "")) for name, size in re.findall(r"([\w-]+) \(([\d,]+)\)", published[2])}
+    sizes = {
+        name: int(size.replace(",", "")) for name, size in re.findall(r"(?:: |, )([\w -]+) \(([\d,]+)\)", published[2])
+    }
     words = [line for line in described(sizes, own=False) if not line.startswith(("|", "Worst case"))]
     shown = [line for line in published if not line.startswith(("|", "Worst case"))]
     assert words == shown
