@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from denoiser.model import Mode
 from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
-from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
+from denoiser.model.neighbours import TrueNeighbours
 from denoiser.model.noise import Level, add_noise, estimate_levels, keep_signs, levels_of, round_to_int8
+from tests.denoiser.losses import assert_nothing_lost
 
 WIDTH = 384
 
@@ -67,15 +68,7 @@ def test_reconstruct_beats_the_noisy_vectors_zeros_and_wiener(
 
 @pytest.mark.parametrize("level", [0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
 def test_neighbours_is_never_below_doing_nothing(denoiser: Denoiser, clean: Embeddings, level: float) -> None:
-    gains: dict[str, list[float]] = {situation: [] for situation in SITUATIONS}
-    for seed in range(4):
-        noisy = add_noise(clean, level, seed)
-        before, after = map(TrueNeighbours(clean).overlaps, (noisy, denoiser.denoise(noisy)))
-        for situation in SITUATIONS:
-            gains[situation].extend(after[situation] - before[situation])
-    for situation in SITUATIONS:
-        values = np.array(gains[situation])
-        assert values.mean() >= -values.std() / np.sqrt(len(clean)), situation
+    assert_nothing_lost(denoiser, clean, level, draws=4)
 
 
 def test_neighbours_finds_clearly_more_where_everything_is_noisy(denoiser: Denoiser, clean: Embeddings) -> None:

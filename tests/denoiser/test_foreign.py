@@ -9,12 +9,12 @@ import torch
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
-from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.network import RANKING_LEVELS, Network, weigh
 from denoiser.model.noise import add_noise
 from denoiser.model.ranking import choose_shares, fit_ranking
 from denoiser.model.training import Recipe, train
 from denoiser.text.prose import split_sentences
+from tests.denoiser.losses import assert_nothing_lost
 
 LEVEL = 0.1
 
@@ -53,15 +53,7 @@ def test_one_noisy_vector_tells_english_from_other_languages(
 def test_neighbours_of_foreign_text_are_never_below_doing_nothing(
     denoiser: Denoiser, foreign: Embeddings, level: float
 ) -> None:
-    gains: dict[str, list[float]] = {situation: [] for situation in SITUATIONS}
-    for seed in range(8):
-        noisy = add_noise(foreign, level, seed)
-        before, after = map(TrueNeighbours(foreign).overlaps, (noisy, denoiser.denoise(noisy)))
-        for situation in SITUATIONS:
-            gains[situation].extend(after[situation] - before[situation])
-    for situation in SITUATIONS:
-        values = np.array(gains[situation])
-        assert values.mean() >= -values.std() / np.sqrt(len(foreign)), situation
+    assert_nothing_lost(denoiser, foreign, level, draws=8)
 
 
 def test_estimates_of_foreign_text_are_nearer_and_english_is_hardly_touched(
