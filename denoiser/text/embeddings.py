@@ -55,10 +55,11 @@ def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embed
     return distinct
 
 
-def _distinct(embeddings: Embeddings, others: Embeddings) -> npt.NDArray[np.bool_]:
+def _distinct(embeddings: Embeddings, *others: Embeddings) -> npt.NDArray[np.bool_]:
     vectors = torch.from_numpy(embeddings)
-    kept = unlike(vectors, torch.from_numpy(others), _NEAR)
-    kept &= torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
+    kept = torch.triu(vectors @ vectors.T, diagonal=1).amax(0) < _NEAR
+    for some in others:
+        kept &= unlike(vectors, torch.from_numpy(some), _NEAR)
     return kept.numpy()
 
 
@@ -84,16 +85,15 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
     found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
     if found < FEWEST:
         raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")
-    training, crossed, foreign = (
+    learnt, crossed, foreign = (
         _encode(texts, encoder, cache, progress) for texts in (corpus.learnt, corpus.crossed, corpus.foreign)
     )
-    training = np.concatenate([training, crossed])
-    seen = np.concatenate([training, foreign])
+    training = np.concatenate([learnt, crossed]) if len(crossed) else learnt
 
     def distinct(texts: list[str]) -> tuple[Embeddings, list[str]]:
         """Embeddings of those that are near no others, and the digests of those that are."""
         vectors = _encode(texts, encoder, cache, progress)
-        kept = _distinct(vectors, seen)
+        kept = _distinct(vectors, training, foreign)
         return vectors[kept], [digest(text) for text, keep in zip(texts, kept, strict=True) if not keep]
 
     development, foreign_development = (
