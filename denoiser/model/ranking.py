@@ -72,11 +72,10 @@ def _fit_level(network: Network, kind: int, stores: Sequence[Tensor], at: _At, s
     for step, store in enumerate(islice(cycle(stores), steps)):
         order = torch.randperm(len(store))
         clean = store[order[:_ROWS] if (step // len(stores)) % 2 else nearest_rows(store, int(order[0]), _ROWS)]
-        noisy, levels = clean + at.level * torch.randn_like(clean), torch.full((len(clean), 1), at.level)
+        noisy = clean + at.level * torch.randn_like(clean)
+        levels, told = (torch.full((len(clean), 1), level) for level in (at.level, at.told * at.level))
         with torch.no_grad():
-            unit, direction = (
-                functional.normalize(v) @ network.axes for v in (noisy, network(noisy, at.told * levels))
-            )
+            unit, direction = (functional.normalize(v) @ network.axes for v in (noisy, network(noisy, told)))
             kinds = network.kinds(network.rotate(noisy), levels)
         weights = of_others.index_put((torch.tensor(kind),), first * learnt.exp())
         loss = order_loss(functional.normalize(weigh(unit, direction, weights, kinds)), clean @ network.axes, sharpness)
