@@ -16,6 +16,8 @@ from denoiser.errors import CheckpointError
 from denoiser.model import legacy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from denoiser.model.network import Network
 
 BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
@@ -120,6 +122,15 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(".")
 
 
+def _as_now(weights: dict[str, "Tensor"], network: "Network") -> dict[str, "Tensor"]:
+    """Older weights as they are now: they know no text, one kind of it, or more of other languages than their mean."""
+    weights = {"known": network.known, "foreign": network.foreign, **weights}
+    if "foreign.mean" in weights:
+        weights["foreign"] = weights.pop("foreign.mean")[None]
+        del weights["foreign.axes"], weights["foreign.variances"]
+    return {**weights, "ranking": weights["ranking"].view(network.ranking.shape)}
+
+
 def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     """The network of a checkpoint, in fp32 and ready to use, and its manifest. Raises CheckpointError."""
     from safetensors import SafetensorError  # noqa: PLC0415
@@ -133,8 +144,7 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
     folder = _folder(path)
     try:
         network = Network(**manifest["network"])
-        weights = {"known": network.known, **load_file(folder / WEIGHTS)}  # older ones know none, and one kind of text
-        network.load_state_dict({**weights, "ranking": weights["ranking"].view(network.ranking.shape)})
+        network.load_state_dict(_as_now(load_file(folder / WEIGHTS), network))
     except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

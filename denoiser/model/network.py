@@ -2,9 +2,9 @@
 
 At noise level 0 it is the identity exactly, whatever its weights; an untrained network is the Wiener filter.
 
-It learns from English, the encoder's language. Embeddings of other languages lie elsewhere, and what it makes of them
-is worse, so it has a Gaussian of those too. How likely a noisy vector is of other languages depends on which mean it is
-nearer to (linear discriminant analysis); both its estimate and how that is weighed for search depend on it.
+Most of what it learns is English, the encoder's language. Embeddings of other languages lie close together elsewhere,
+and for search an estimate of them must be weighed otherwise. How likely a noisy vector is one of them depends on which
+mean it is nearer to (linear discriminant analysis).
 """
 
 from functools import cache
@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from denoiser.model.gaussian import Gaussian
-
 RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 _FOREIGN_ODDS = -2.0  # natural logarithm; before anything is known of a vector
-# How much the Gaussian of other languages counts in an estimate for them. It and the blocks err differently: at noise
-# 0.1, on development text, its error is 0.00115 and 0.00145, theirs 0.00173 and 0.00151, that of both 0.00121, 0.00130.
-_FOREIGN_SHARE = 0.5
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
@@ -66,21 +61,29 @@ def weigh(noisy: Tensor, estimate: Tensor, weights: Tensor, kinds: Tensor) -> Te
     return sums
 
 
-class Network(Gaussian):
+class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
-    The Gaussian is of English text. `foreign`, if it has one, is of text in other languages, in coordinates along the
-    axes; `ranking` [kinds, levels, 2, width] weighs the noisy vector and the estimate along each axis, for English text
-    and other; `known` [n, width] are clean embeddings to be recognised (see `memory`).
+    `mean` [width], `axes` (the principal axes as columns) and `variances` along them are of English text. `foreign`
+    [0 or 1, width] is the mean of text in other languages, in coordinates along the axes. `ranking` [kinds, levels, 2,
+    width] weighs the noisy vector and the estimate along each axis, for English text and other. `known` [n, width] are
+    clean embeddings to be recognised (see `memory`).
     """
 
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+    foreign: Tensor
     ranking: Tensor
     known: Tensor
 
     def __init__(self, width: int, hidden: int, blocks: int, known: int = 0, *, foreign: bool = False) -> None:
-        super().__init__(width)
+        super().__init__()
         self._sizes = {"width": width, "hidden": hidden, "blocks": blocks}
-        self.foreign = Gaussian(width) if foreign else None
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("axes", torch.eye(width))
+        self.register_buffer("variances", torch.ones(width))
+        self.register_buffer("foreign", torch.zeros(int(foreign), width))
         self.register_buffer("ranking", torch.ones(1 + foreign, len(RANKING_LEVELS), 2, width))
         self.register_buffer("known", torch.zeros(known, width))
         self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
@@ -88,13 +91,31 @@ class Network(Gaussian):
     @property
     def shape(self) -> dict[str, int]:
         """The arguments that make a network of the same shape."""
-        return {**self._sizes, "known": len(self.known), "foreign": self.foreign is not None}
+        return {**self._sizes, "known": len(self.known), "foreign": len(self.foreign) > 0}
 
-    def add_foreign(self, clean: Tensor) -> None:
-        """Take in clean embeddings [n, width] of text in other languages."""
-        self.foreign = Gaussian(clean.shape[1])
-        self.foreign.fit(self.rotate(clean))
-        self.ranking = torch.cat([self.ranking[:1], torch.ones_like(self.ranking[:1])])
+    def fit(self, clean: Tensor, foreign: Tensor) -> None:
+        """Take mean, axes and variances from clean embeddings [n, width] of English, and the mean of other languages
+        from foreign ones, if the network has one.
+        """
+        self.mean.copy_(clean.mean(0))
+        variances, axes = torch.linalg.eigh(torch.cov(clean.double().T))
+        self.axes.copy_(axes.flip(1))
+        self.variances.copy_(variances.flip(0).clamp_min(1e-7))
+        if len(self.foreign):
+            self.foreign.copy_(self.rotate(foreign).mean(0))
+
+    def rotate(self, embeddings: Tensor) -> Tensor:
+        """Coordinates of embeddings [n, width] along the principal axes."""
+        return (embeddings - self.mean) @ self.axes
+
+    def wiener(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """The best linear estimate of clean embeddings [n, width] at noise levels [n, 1]; at 0 they are the same."""
+        lost = level**2 / (self.variances + level**2)
+        return noisy - (self.rotate(noisy) * lost) @ self.axes.T
+
+    def wiener_error(self, level: Tensor) -> Tensor:
+        """Expected squared error of the Wiener filter, summed over the width: [n] for noise levels [n, 1]."""
+        return (self.variances * level**2 / (self.variances + level**2)).sum(1)
 
     def correction(self, noisy: Tensor, level: Tensor) -> Tensor:
         """What to add to noisy coordinates [n, width] of noise levels [n, 1] to get the clean ones."""
@@ -104,21 +125,14 @@ class Network(Gaussian):
         for block in self.blocks:
             h = block(h, seen)
         deviation = (self.variances * level**2 / total).sqrt()
-        found = (h - start) * deviation - noisy * level**2 / total
-        if self.foreign is None:
-            return found
-        foreign = self.foreign.wiener(noisy, level) - noisy
-        return found + _FOREIGN_SHARE * self._likely_foreign(self.foreign.mean, noisy, level) * (foreign - found)
-
-    def _likely_foreign(self, mean: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
-        nearer = ((noisy - mean / 2) * mean / (self.variances + level**2)).sum(1, keepdim=True)
-        return (nearer + _FOREIGN_ODDS).sigmoid()
+        return (h - start) * deviation - noisy * level**2 / total
 
     def kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
         """How likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text: [n, kinds]."""
-        if self.foreign is None:
+        if not len(self.foreign):
             return torch.ones_like(level)
-        likely = self._likely_foreign(self.foreign.mean, noisy, level)
+        nearer = ((noisy - self.foreign / 2) * self.foreign / (self.variances + level**2)).sum(1, keepdim=True)
+        likely = (nearer + _FOREIGN_ODDS).sigmoid()
         return torch.cat([1 - likely, likely], dim=1)
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 _IMAGINED = 2048
 _STEPS = 16
+_FOREIGN = 0.25  # of what is imagined, of other languages
 
 
 class Rehearsal:
@@ -41,6 +42,8 @@ def imagine(network: Network, count: int) -> Tensor:
     """
     levels = torch.linspace(math.log(HIGHEST_LEVEL), math.log(LOWEST_LEVEL), _STEPS).exp().tolist()
     vectors = torch.randn(count, network.shape["width"]) * (network.variances + levels[0] ** 2).sqrt()
+    if len(network.foreign):
+        vectors[: round(_FOREIGN * count)] += network.foreign
     for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
         cleaner = estimate(network, vectors, torch.full((count, 1), level))
         vectors = cleaner + following / level * (vectors - cleaner)

@@ -59,10 +59,15 @@ def fine_tuning(start: Network, sentences: int, most: int = FINE_TUNING_STEPS) -
 
 
 def train(
-    embeddings: Embeddings, recipe: Recipe, progress: Callable[[int, float], None], start: Network | None = None
+    embeddings: Embeddings,
+    recipe: Recipe,
+    progress: Callable[[int, float], None],
+    start: Network | None = None,
+    foreign: Embeddings | None = None,
 ) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
+    `foreign` ones [m, width], of text in other languages, are learnt too, but the axes are of the others.
     With `start`, training begins from its axes and weights, rehearses what it can do, and adds the embeddings to those
     it knows; it is left as it was.
     `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
@@ -70,12 +75,13 @@ def train(
     """
     with seeded(recipe.seed, recipe.device):
         clean = torch.from_numpy(embeddings).to(recipe.device)
+        others = clean[:0] if foreign is None else torch.from_numpy(foreign).to(recipe.device)
         if start is None:
-            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks).to(recipe.device)
-            network.fit(clean)
+            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=len(others) > 0)
+            network.to(recipe.device).fit(clean, others)
         else:
             network = deepcopy(start).to(recipe.device)
-        clean = network.rotate(clean)
+        clean = network.rotate(torch.cat([clean, others]))
         rehearsal = None if start is None else Rehearsal(network)
 
         def draw() -> Examples:

@@ -26,7 +26,6 @@ from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
 
 SET_SIZE = 3600
 BASELINE_SENTENCES = 20_000
-MOST_FOREIGN = 1000  # times its weight from a source; the mean and covariance of embeddings take no more
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
@@ -38,8 +37,8 @@ class Corpus:
     """Sentences to learn from, to measure on by domain, and where they come from (for the manifest).
 
     `development` is for fitting how far the network is trusted, `evaluation` for figures and nothing else; `crossed`
-    are texts to train on besides sentences. `foreign` sentences, of other languages, and sets of `foreign_development`
-    are for what is done with embeddings of those.
+    are texts to train on besides sentences. `foreign` sentences and sets of `foreign_development` are of other
+    languages.
     """
 
     learnt: list[str]
@@ -168,14 +167,13 @@ def _describe(source: Source, folder: Path, sentences: int) -> dict[str, str]:
 
 def _count(source: Source, per_source: int) -> int:
     """How many sentences are taken of a source."""
-    usual = SET_SIZE if source.domain != IN_DOMAIN else per_source if source.english else min(per_source, MOST_FOREIGN)
+    usual = per_source if source.domain == IN_DOMAIN else SET_SIZE
     return round(source.weight * usual)
 
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
-    """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to learn from, at most 1,000 times
-    from a foreign one, and 3,600 times its weight of each unfamiliar domain, which do not depend on `per_source`; fewer
-    where there are not so many.
+    """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to learn from, and 3,600 times its
+    weight of each unfamiliar domain, which do not depend on `per_source`; fewer where there are not so many.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """

@@ -2,7 +2,7 @@
 
 Sources marked with a domain are evaluation text only; no training sentence ever comes from their packages. Of those,
 DEVELOPMENT is for choosing (how much to trust the network at which noise level), TEST for reporting and nothing else.
-From sources that are not English the network learns nothing; they show where embeddings of other languages lie.
+Sources that are not English are learnt from too, but the principal axes of embeddings are those of English alone.
 """
 
 from dataclasses import dataclass, replace

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from denoiser.errors import CheckpointError
 from denoiser.model import checkpoint
@@ -31,17 +33,35 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path, small: Network)
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
 
 
+def write_weights(folder: Path, written: dict[str, Any], shape: dict[str, Any], weights: dict[str, Tensor]) -> Denoiser:
+    """The denoiser of a checkpoint with these weights in the place of those written."""
+    serialised = safetensors.torch.save(weights)
+    (folder / "model.safetensors").write_bytes(serialised)
+    manifest = {**written, "network": shape, "sha256": hashlib.sha256(serialised).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Denoiser.load(folder)
+
+
 def test_a_checkpoint_of_before_other_languages_were_known_loads(tmp_path: Path, small: Network) -> None:
     written = checkpoint.save(tmp_path / "made", small, MANIFEST)
     weights = safetensors.torch.load_file(tmp_path / "made" / "model.safetensors")
-    old = safetensors.torch.save({**weights, "ranking": weights["ranking"][0]})
-    (tmp_path / "made" / "model.safetensors").write_bytes(old)
+    del weights["foreign"]
     shape = {name: size for name, size in written["network"].items() if name != "foreign"}
-    manifest = {**written, "network": shape, "sha256": hashlib.sha256(old).hexdigest()}
-    (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
-    denoiser = Denoiser.load(tmp_path / "made")
-    assert denoiser.network.foreign is None
-    assert torch.equal(denoiser.network.ranking, small.ranking)
+    old = write_weights(tmp_path / "made", written, shape, {**weights, "ranking": weights["ranking"][0]})
+    assert old.network.foreign.shape == (0, written["network"]["width"])
+    assert torch.equal(old.network.ranking, small.ranking)
+
+
+def test_a_checkpoint_with_a_gaussian_of_other_languages_loads_its_mean(tmp_path: Path, small: Network) -> None:
+    written = checkpoint.save(tmp_path / "made", small, MANIFEST)
+    weights = safetensors.torch.load_file(tmp_path / "made" / "model.safetensors")
+    del weights["foreign"]
+    width = written["network"]["width"]
+    gaussian = {"mean": torch.full((width,), 0.5), "axes": torch.eye(width), "variances": torch.ones(width)}
+    weights |= {f"foreign.{name}": tensor for name, tensor in gaussian.items()}
+    weights["ranking"] = weights["ranking"].repeat(2, 1, 1, 1)
+    old = write_weights(tmp_path / "made", written, {**written["network"], "foreign": True}, weights)
+    assert torch.equal(old.network.foreign, gaussian["mean"][None])
 
 
 def test_saving_again_replaces_the_checkpoint(tmp_path: Path, small: Network) -> None:

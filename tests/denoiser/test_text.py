@@ -128,13 +128,12 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
     ):
         monkeypatch.setattr(corpora, name, sources)
     monkeypatch.setattr(corpora, "SET_SIZE", 150)
-    monkeypatch.setattr(corpora, "MOST_FOREIGN", 8)
     few, more = (from_packages(tmp_path, count, 1, lambda _: None) for count in (5, 20))
     assert [(len(c.learnt), len(c.evaluation["in-domain"])) for c in (few, more)] == [(9, 1), (36, 4)]
     assert few.evaluation["prose"] == more.evaluation["prose"]
     assert few.development == more.development
     assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
-    assert [(len(c.foreign), len(c.foreign_development["Gedichte"])) for c in (few, more)] == [(5, 3), (8, 3)]
+    assert [(len(c.foreign), len(c.foreign_development["Gedichte"])) for c in (few, more)] == [(5, 3), (10, 3)]
     assert all(map(str.isascii, more.learnt))
     assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10", "3", "5"]
     assert few.sources[-1]["use"] == "other languages"

@@ -86,7 +86,7 @@ def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
 def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:
     network = Network(384, 16, 2)
     vectors = torch.from_numpy(clean)
-    network.fit(vectors)
+    network.fit(vectors, vectors[:0])
     noisy, level = vectors + 0.1 * torch.randn_like(vectors), torch.full((len(vectors), 1), 0.1)
     with torch.no_grad():
         torch.testing.assert_close(network(noisy, level), network.wiener(noisy, level), atol=1e-5, rtol=0)
@@ -139,7 +139,7 @@ def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(cl
 
     for part in TOLD:
         network = Sure(part)
-        network.fit(torch.from_numpy(clean))
+        network.fit(torch.from_numpy(clean), torch.empty(0, clean.shape[1]))
         assert fit_ranking(network, [[clean]], 0, lambda: None, steps=4) == part
 
 
