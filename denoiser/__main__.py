@@ -30,6 +30,9 @@ def train(
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of the network.")] = BLOCKS,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same checkpoint.")] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure on unfamiliar text too; `evaluate` does it later otherwise.")
+    ] = False,
 ) -> None:
     """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
     from denoiser.commands import Text, train_checkpoint  # noqa: PLC0415
@@ -37,9 +40,12 @@ def train(
     from denoiser.progress import say  # noqa: PLC0415
 
     recipe = Recipe(steps=steps, batch=batch, hidden=hidden, blocks=blocks, seed=seed, device=device)
-    chosen = Text(text or [], per_source, crossed)
+    chosen = Text(text or [], per_source, crossed, measure)
     manifest = train_checkpoint(output, chosen, read_settings().denoiser_cache, recipe)
-    say(f"wrote {output} (sha256 {manifest['sha256'][:12]}); serve it with MODEL_PATH={output}")
+    say(
+        f"wrote {output} (sha256 {manifest['sha256'][:12]}); measure it with evaluate --model {output}, "
+        f"serve it with MODEL_PATH={output}"
+    )
 
 
 @app.command()

@@ -45,19 +45,21 @@ from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": list(RANKING_LEVELS), "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
-FITTED_EVERY = 24  # steps of training, one of fitting; so a short training is short as a whole
+FITTED_EVERY = 64  # steps of training, one of fitting; so a short training is short as a whole
 
 
 @dataclass(frozen=True)
 class Text:
     """What to train on: files, or when there are none, packages, `per_source` sentences of each times its weight.
 
-    `crossed` texts are made of the sentences besides.
+    `crossed` texts are made of the sentences besides. Unfamiliar text is measured on too if `measured` says so; figures
+    are of held-out sentences like the training text otherwise.
     """
 
     files: list[Path] = field(default_factory=list)
     per_source: int = PER_SOURCE
     crossed: int = 0
+    measured: bool = False
 
 
 def _corpus(text: Text, cache: Path, seed: int) -> Corpus:
@@ -79,10 +81,7 @@ def _train(data: Data, recipe: Recipe) -> Network:
             advance(step - last, f"steps, loss {loss:.3f}")
             last = step
 
-        network = train(data.training, recipe, progress)
-    if len(data.foreign):
-        network.add_foreign(torch.from_numpy(data.foreign))
-    return network
+        return train(data.training, recipe, progress, foreign=data.foreign)
 
 
 def _trust(network: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
@@ -113,7 +112,10 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
     """Train on text and write a checkpoint; returns its manifest."""
     checkpoint.check_target(output)
     _check_device(recipe.device)
-    prepared = _prepare(_corpus(text, cache, recipe.seed), cache, recipe.device)
+    corpus = _corpus(text, cache, recipe.seed)
+    if not text.measured:
+        corpus = replace(corpus, evaluation={IN_DOMAIN: corpus.evaluation[IN_DOMAIN]})
+    prepared = _prepare(corpus, cache, recipe.device)
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     network = _train(prepared, recipe)
     blend = _trust(network, prepared, recipe)
@@ -133,7 +135,7 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
         "crossed": text.crossed,
         "foreign_sentences": len(prepared.foreign),
         "sources": prepared.sources,
-        "left_out": prepared.left_out,
+        **({"left_out": prepared.left_out} if text.measured else {}),
         "made_with": _made_with(recipe.device),
         "figures": as_json(figures),
     }

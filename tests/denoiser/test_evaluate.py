@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denoiser.commands import held_out_text
+from denoiser.commands import Text, held_out_text, train_checkpoint
 from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.report import Measured, markdown
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS
+from denoiser.model.training import Recipe
 from denoiser.text import corpus as corpora
 from denoiser.text.sources import Source
 from tests.denoiser.commands import outcome, refusal
@@ -161,3 +162,27 @@ def test_a_checkpoint_is_measured_without_its_training_text_and_what_has_changed
     assert "verse was" not in told
     everything = held_out_text({"sources": sources}, tmp_path)
     assert (len(everything.learnt), len(everything.evaluation["poems"])) == (9, 9)
+
+
+def test_training_measures_on_unfamiliar_text_only_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, words in (("manual", sentences(240)), ("verse", sentences(30).replace("The", "On snow a"))):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "VERSION").write_text("1.0")
+        (tmp_path / package / "text.txt").write_text(words.replace("\n", "\n\n"))
+    monkeypatch.setattr(corpora, "TRAINING", (Source("manual", "*.txt", "free"),))
+    monkeypatch.setattr(corpora, "DEVELOPMENT", ())
+    monkeypatch.setattr(corpora, "TEST", (Source("verse", "*.txt", "free", domain="poems"),))
+    recipe = Recipe(steps=2, batch=16, hidden=16, blocks=1)
+    plain, measured = (
+        train_checkpoint(tmp_path / "made", Text(per_source=300, measured=asked), tmp_path, recipe)
+        for asked in (False, True)
+    )
+    assert plain["sha256"] == measured["sha256"]
+    assert [{row["domain"] for row in made["figures"]} for made in (plain, measured)] == [
+        {"in-domain"},
+        {"in-domain", "poems"},
+    ]
+    assert "left_out" in measured
+    assert "left_out" not in plain
