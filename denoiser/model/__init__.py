@@ -8,5 +8,5 @@ Mode = Literal["neighbours", "reconstruct"]
 TRAINING_STEPS, FINE_TUNING_STEPS = 4000, 2500
 """Of a new network, and the most of one that goes on from another."""
 TRAINING_BATCH = 256
-HIDDEN, BLOCKS = 1024, 4
+HIDDEN, BLOCKS = 1024, 2
 """The size of a new network."""

@@ -67,7 +67,7 @@ def train(
 ) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
-    `foreign` ones [m, width], of text in other languages, are learnt too, but the axes are of the others.
+    `foreign` embeddings [m, width], of text in other languages, are learnt too; the axes are not theirs.
     With `start`, training begins from its axes and weights, rehearses what it can do, and adds the embeddings to those
     it knows; it is left as it was.
     `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
@@ -75,13 +75,13 @@ def train(
     """
     with seeded(recipe.seed, recipe.device):
         clean = torch.from_numpy(embeddings).to(recipe.device)
-        others = clean[:0] if foreign is None else torch.from_numpy(foreign).to(recipe.device)
+        foreign_clean = clean[:0] if foreign is None else torch.from_numpy(foreign).to(recipe.device)
         if start is None:
-            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=len(others) > 0)
-            network.to(recipe.device).fit(clean, others)
+            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=len(foreign_clean) > 0)
+            network.to(recipe.device).fit(clean, foreign_clean)
         else:
             network = deepcopy(start).to(recipe.device)
-        clean = network.rotate(torch.cat([clean, others]))
+        clean = network.rotate(torch.cat([clean, foreign_clean]))
         rehearsal = None if start is None else Rehearsal(network)
 
         def draw() -> Examples:
