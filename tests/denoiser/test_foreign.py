@@ -57,7 +57,7 @@ def test_neighbours_of_foreign_text_are_never_below_doing_nothing(
 
 
 def test_a_network_learns_other_languages_besides_english(clean: Embeddings, foreign: Embeddings) -> None:
-    recipe = Recipe(steps=150, batch=64, hidden=64, blocks=1)
+    recipe = Recipe(steps=600, batch=64, hidden=64, blocks=1)
     plain, both = (train(clean, recipe, lambda *_: None, foreign=text) for text in (None, foreign[::2]))
     torch.testing.assert_close(both.axes, plain.axes)
     error = {}
@@ -67,7 +67,7 @@ def test_a_network_learns_other_languages_besides_english(clean: Embeddings, for
             estimates = [made(noisy, level) for made in (plain, both)]
         error[name] = [float(((estimate - torch.from_numpy(text)) ** 2).mean()) for estimate in estimates]
     assert error["foreign"][1] < 0.9 * error["foreign"][0]
-    assert error["english"][1] < 1.05 * error["english"][0]
+    assert error["english"][1] < 1.1 * error["english"][0]
 
 
 def test_what_is_imagined_is_partly_of_other_languages(denoiser: Denoiser) -> None:
