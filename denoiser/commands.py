@@ -235,7 +235,7 @@ def held_out_text(manifest: dict[str, Any], cache: Path) -> Corpus:
     seed = _seed(manifest)
     corpus = _corpus(Text(per_source=manifest.get("per_source") or PER_SOURCE), cache, seed)
     if "left_out" not in manifest:
-        return corpus
+        return replace(corpus, development={}, foreign_development={})
     now = {source["package"]: source["version"] for source in corpus.sources}
     then = {source["package"]: source["version"] for source in manifest["sources"] if "package" in source}
     for package in (package for package in now if then.get(package, now[package]) != now[package]):
