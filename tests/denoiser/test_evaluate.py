@@ -142,17 +142,23 @@ def test_evaluate_refuses_an_output_that_cannot_be_written_before_it_measures(
     assert [path.name for path in tmp_path.iterdir()] == ["own.npy"]
 
 
+def make_packages(cache: Path, monkeypatch: pytest.MonkeyPatch, manual: list[str], verse: list[str]) -> None:
+    """The only sources, fetched already: a manual to train on, and verse, which is unfamiliar."""
+    for package, lines in (("manual", manual), ("verse", verse)):
+        (cache / package).mkdir()
+        (cache / package / "VERSION").write_text("2.0")
+        (cache / package / "text.txt").write_text("\n\n".join(lines))
+    monkeypatch.setattr(corpora, "TRAINING", (Source("manual", "*.txt", "free"),))
+    monkeypatch.setattr(corpora, "DEVELOPMENT", ())
+    monkeypatch.setattr(corpora, "TEST", (Source("verse", "*.txt", "free", domain="poems"),))
+
+
 def test_a_checkpoint_is_measured_without_its_training_text_and_what_has_changed_since_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [f"The {a} book describes the {b} house." for a in ("red", "old", "new") for b in ("warm", "cold", "tall")]
-    for package in ("manual", "verse"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "VERSION").write_text("2.0")
-        (tmp_path / package / "text.txt").write_text("\n\n".join(f"{line[:-1]} of {package}." for line in lines))
-    monkeypatch.setattr(corpora, "TRAINING", (Source("manual", "*.txt", "free"),))
-    monkeypatch.setattr(corpora, "DEVELOPMENT", ())
-    monkeypatch.setattr(corpora, "TEST", (Source("verse", "*.txt", "free", domain="poems"),))
+    manual, verse = ([f"{line[:-1]} of {package}." for line in lines] for package in ("manual", "verse"))
+    make_packages(tmp_path, monkeypatch, manual, verse)
     monkeypatch.setattr(corpora, "BASELINE_SENTENCES", 4)
     sources = [{"package": "manual", "version": "1.0"}, {"package": "verse", "version": "2.0"}]
     near = [corpora.digest("The old book describes the cold house of verse.")]
@@ -167,13 +173,8 @@ def test_a_checkpoint_is_measured_without_its_training_text_and_what_has_changed
 def test_training_measures_on_unfamiliar_text_only_when_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package, words in (("manual", sentences(240)), ("verse", sentences(30).replace("The", "On snow a"))):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "VERSION").write_text("1.0")
-        (tmp_path / package / "text.txt").write_text(words.replace("\n", "\n\n"))
-    monkeypatch.setattr(corpora, "TRAINING", (Source("manual", "*.txt", "free"),))
-    monkeypatch.setattr(corpora, "DEVELOPMENT", ())
-    monkeypatch.setattr(corpora, "TEST", (Source("verse", "*.txt", "free", domain="poems"),))
+    verse = sentences(30).replace("The", "On snow a").splitlines()
+    make_packages(tmp_path, monkeypatch, sentences(240).splitlines(), verse)
     recipe = Recipe(steps=2, batch=16, hidden=16, blocks=1)
     plain, measured = (
         train_checkpoint(tmp_path / "made", Text(per_source=300, measured=asked), tmp_path, recipe)
