@@ -143,9 +143,10 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
         return legacy.load(path).to(device), manifest
     folder = _folder(path)
     try:
-        network = Network(**manifest["network"])
+        sizes = {name: int(size) for name, size in manifest["network"].items()}  # older ones have true for a mean
+        network = Network(**sizes)
         network.load_state_dict(_as_now(load_file(folder / WEIGHTS), network))
-    except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{folder / WEIGHTS} does not hold the network its manifest describes: {reason}"

@@ -2,11 +2,12 @@
 
 At noise level 0 it is the identity exactly, whatever its weights; an untrained network is the Wiener filter.
 
-Most of what it learns is English, the encoder's language. Embeddings of other languages lie close together elsewhere,
-and for search an estimate of them must be weighed otherwise. How likely a noisy vector is one of them depends on which
-mean it is nearer to (linear discriminant analysis).
+Most of what it learns is English, the encoder's language. Embeddings of another language lie close together
+elsewhere, and for search an estimate of them must be weighed otherwise. How likely a noisy vector is one of those
+depends on whether it is nearer to the mean of English or to means of others (linear discriminant analysis).
 """
 
+import math
 from functools import cache
 from typing import cast
 
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from denoiser.model.clusters import cluster_means
+
 RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 _FOREIGN_ODDS = -2.0  # natural logarithm; before anything is known of a vector
+_CLUSTERED_AT = 0.1  # noise level at which distances between clusters count
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
@@ -65,9 +69,9 @@ class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
     `mean` [width], `axes` (the principal axes as columns) and `variances` along them are of English text. `foreign`
-    [0 or 1, width] is the mean of text in other languages, in coordinates along the axes. `ranking` [kinds, levels, 2,
-    width] weighs the noisy vector and the estimate along each axis, for English text and other. `known` [n, width] are
-    clean embeddings to be recognised (see `memory`).
+    [n, width] are means of clusters of text in other languages, in coordinates along the axes; there may be none.
+    `ranking` [kinds, levels, 2, width] weighs the noisy vector and the estimate along each axis, for English text and
+    other. `known` [n, width] are clean embeddings to be recognised (see `memory`).
     """
 
     mean: Tensor
@@ -77,32 +81,33 @@ class Network(nn.Module):
     ranking: Tensor
     known: Tensor
 
-    def __init__(self, width: int, hidden: int, blocks: int, known: int = 0, *, foreign: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, blocks: int, known: int = 0, foreign: int = 0) -> None:
         super().__init__()
         self._sizes = {"width": width, "hidden": hidden, "blocks": blocks}
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("axes", torch.eye(width))
         self.register_buffer("variances", torch.ones(width))
-        self.register_buffer("foreign", torch.zeros(int(foreign), width))
-        self.register_buffer("ranking", torch.ones(1 + foreign, len(RANKING_LEVELS), 2, width))
+        self.register_buffer("foreign", torch.zeros(foreign, width))
+        self.register_buffer("ranking", torch.ones(2 if foreign else 1, len(RANKING_LEVELS), 2, width))
         self.register_buffer("known", torch.zeros(known, width))
         self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
 
     @property
     def shape(self) -> dict[str, int]:
         """The arguments that make a network of the same shape."""
-        return {**self._sizes, "known": len(self.known), "foreign": len(self.foreign) > 0}
+        return {**self._sizes, "known": len(self.known), "foreign": len(self.foreign)}
 
     def fit(self, clean: Tensor, foreign: Tensor) -> None:
-        """Take mean, axes and variances from clean embeddings [n, width] of English, and the mean of other languages
-        from foreign ones, if the network has one.
+        """Take mean, axes and variances from clean embeddings [n, width] of English, and the means of clusters of other
+        languages from foreign ones [m, width], m >= the number of means.
         """
         self.mean.copy_(clean.mean(0))
         variances, axes = torch.linalg.eigh(torch.cov(clean.double().T))
         self.axes.copy_(axes.flip(1))
         self.variances.copy_(variances.flip(0).clamp_min(1e-7))
         if len(self.foreign):
-            self.foreign.copy_(self.rotate(foreign).mean(0))
+            scale = (self.variances + _CLUSTERED_AT**2).sqrt()
+            self.foreign.copy_(scale * cluster_means(self.rotate(foreign) / scale, len(self.foreign)))
 
     def rotate(self, embeddings: Tensor) -> Tensor:
         """Coordinates of embeddings [n, width] along the principal axes."""
@@ -131,8 +136,9 @@ class Network(nn.Module):
         """How likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text: [n, kinds]."""
         if not len(self.foreign):
             return torch.ones_like(level)
-        nearer = ((noisy - self.foreign / 2) * self.foreign / (self.variances + level**2)).sum(1, keepdim=True)
-        likely = (nearer + _FOREIGN_ODDS).sigmoid()
+        precision = 1 / (self.variances + level**2)
+        nearer = (noisy * precision) @ self.foreign.T - precision @ (self.foreign**2).T / 2
+        likely = (nearer.logsumexp(1, keepdim=True) - math.log(len(self.foreign)) + _FOREIGN_ODDS).sigmoid()
         return torch.cat([1 - likely, likely], dim=1)
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def imagine(network: Network, count: int) -> Tensor:
     levels = torch.linspace(math.log(HIGHEST_LEVEL), math.log(LOWEST_LEVEL), _STEPS).exp().tolist()
     vectors = torch.randn(count, network.shape["width"]) * (network.variances + levels[0] ** 2).sqrt()
     if len(network.foreign):
-        vectors[: round(_FOREIGN * count)] += network.foreign
+        some = torch.randint(len(network.foreign), (round(_FOREIGN * count),))
+        vectors[: len(some)] += network.foreign[some]
     for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
         cleaner = estimate(network, vectors, torch.full((count, 1), level))
         vectors = cleaner + following / level * (vectors - cleaner)

@@ -30,6 +30,10 @@ _EPOCHS, _HALF_OF_THEM_AT = 64, 400
 # found fewer neighbours of noisy queries in fantasy dialogue than no denoising (-.037 at noise 0.1), and the same as
 # with it in other essays.
 _REHEARSED = 2
+# Of text in other languages. With one mean for all of it, Greek messages of a game were .66 likely to be foreign at
+# noise 0.1, with 32 .98; rows of one store weighed in two ways do not compare, and clean queries in a noisy store of
+# the Spanish Bible gained .014 and .049.
+_CLUSTERS, _IN_CLUSTER = 32, 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def train(
         clean = torch.from_numpy(embeddings).to(recipe.device)
         foreign_clean = clean[:0] if foreign is None else torch.from_numpy(foreign).to(recipe.device)
         if start is None:
-            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=len(foreign_clean) > 0)
+            clusters = min(_CLUSTERS, -(-len(foreign_clean) // _IN_CLUSTER))
+            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=clusters)
             network.to(recipe.device).fit(clean, foreign_clean)
         else:
             network = deepcopy(start).to(recipe.device)

@@ -29,7 +29,7 @@ def foreign(encoder: MiniLM) -> Embeddings:
 @pytest.fixture
 def network(clean: Embeddings, foreign: Embeddings) -> Network:
     """An untrained one that knows where both lie."""
-    network = Network(clean.shape[1], 16, 1, foreign=True)
+    network = Network(clean.shape[1], 16, 1, foreign=4)
     network.fit(torch.from_numpy(clean), torch.from_numpy(foreign))
     return network
 
