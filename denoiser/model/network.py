@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from denoiser.model.clusters import cluster_means
-
 RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 _FOREIGN_ODDS = -2.0  # natural logarithm; before anything is known of a vector
 _CLUSTERED_AT = 0.1  # noise level at which distances between clusters count
+_CLUSTERING_ROUNDS = 20
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
 
 
@@ -106,8 +105,16 @@ class Network(nn.Module):
         self.axes.copy_(axes.flip(1))
         self.variances.copy_(variances.flip(0).clamp_min(1e-7))
         if len(self.foreign):
-            scale = (self.variances + _CLUSTERED_AT**2).sqrt()
-            self.foreign.copy_(scale * cluster_means(self.rotate(foreign) / scale, len(self.foreign)))
+            self.foreign.copy_(self._cluster_means(self.rotate(foreign), len(self.foreign)))
+
+    def _cluster_means(self, coordinates: Tensor, count: int) -> Tensor:
+        """Means [count, width] of clusters of coordinates [n, width], found by k-means."""
+        from sklearn.cluster import KMeans  # noqa: PLC0415
+
+        scale = (self.variances + _CLUSTERED_AT**2).sqrt()
+        clusters = KMeans(count, max_iter=_CLUSTERING_ROUNDS, random_state=0)
+        means = clusters.fit((coordinates / scale).cpu().numpy()).cluster_centers_
+        return scale * torch.from_numpy(means).to(scale)
 
     def rotate(self, embeddings: Tensor) -> Tensor:
         """Coordinates of embeddings [n, width] along the principal axes."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser
@@ -68,6 +69,16 @@ def test_a_network_learns_other_languages_besides_english(clean: Embeddings, for
         error[name] = [float(((estimate - torch.from_numpy(text)) ** 2).mean()) for estimate in estimates]
     assert error["foreign"][1] < 0.9 * error["foreign"][0]
     assert error["english"][1] < 1.1 * error["english"][0]
+
+
+def test_a_network_keeps_the_means_of_clusters_of_other_languages(clean: Embeddings) -> None:
+    torch.manual_seed(1)
+    centres = functional.normalize(torch.randn(4, clean.shape[1]))
+    network = Network(clean.shape[1], 16, 1, foreign=4)
+    network.fit(torch.from_numpy(clean), centres.repeat_interleave(50, 0) + 0.01 * torch.randn(200, clean.shape[1]))
+    distances = torch.cdist(network.rotate(centres), network.foreign)
+    assert distances.amin(0).max() < 0.1
+    assert distances.amin(1).max() < 0.1
 
 
 def test_what_is_imagined_is_partly_of_other_languages(denoiser: Denoiser) -> None:
