@@ -105,14 +105,14 @@ class Network(nn.Module):
         self.axes.copy_(axes.flip(1))
         self.variances.copy_(variances.flip(0).clamp_min(1e-7))
         if len(self.foreign):
-            self.foreign.copy_(self._cluster_means(self.rotate(foreign), len(self.foreign)))
+            self.foreign.copy_(self._cluster_means(self.rotate(foreign)))
 
-    def _cluster_means(self, coordinates: Tensor, count: int) -> Tensor:
-        """Means [count, width] of clusters of coordinates [n, width], found by k-means."""
+    def _cluster_means(self, coordinates: Tensor) -> Tensor:
+        """Means of clusters of coordinates [n, width], as many as the network keeps, found by k-means."""
         from sklearn.cluster import KMeans  # noqa: PLC0415
 
         scale = (self.variances + _CLUSTERED_AT**2).sqrt()
-        clusters = KMeans(count, max_iter=_CLUSTERING_ROUNDS, random_state=0)
+        clusters = KMeans(len(self.foreign), max_iter=_CLUSTERING_ROUNDS, random_state=0)
         means = clusters.fit((coordinates / scale).cpu().numpy()).cluster_centers_
         return scale * torch.from_numpy(means).to(scale)
 
