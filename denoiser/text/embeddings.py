@@ -18,7 +18,7 @@ from denoiser.errors import CorpusError
 from denoiser.model.encoder import WIDTH, Embeddings
 from denoiser.model.neighbours import unlike
 from denoiser.text.corpus import Corpus, digest
-from denoiser.text.sources import IN_DOMAIN
+from denoiser.text.sources import IN_DOMAIN, Kind
 
 FEWEST = 200
 _NEAR = 0.95
@@ -36,8 +36,8 @@ class CorpusEncoder(Protocol):
 class Data:
     """Training embeddings, evaluation and development embeddings by domain, and where the text comes from.
 
-    `left_out` has the digests of the evaluation texts that are near others. `foreign` are embeddings of text in other
-    languages, `foreign_development` sets of them.
+    `left_out` has the digests of the evaluation texts that are near others. `foreign` are embeddings of other kinds of
+    text than English prose, `foreign_development` sets of them, both by kind.
     """
 
     training: Embeddings
@@ -45,8 +45,8 @@ class Data:
     sources: list[dict[str, str]]
     development: dict[str, Embeddings]
     left_out: list[str]
-    foreign: Embeddings
-    foreign_development: dict[str, Embeddings]
+    foreign: dict[Kind, Embeddings]
+    foreign_development: dict[Kind, dict[str, Embeddings]]
 
 
 def without_near_duplicates(embeddings: Embeddings, others: Embeddings) -> Embeddings:
@@ -85,21 +85,21 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
     found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
     if found < FEWEST:
         raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")
-    learnt, crossed, foreign = (
-        _encode(texts, encoder, cache, progress) for texts in (corpus.learnt, corpus.crossed, corpus.foreign)
-    )
+    learnt, crossed = (_encode(texts, encoder, cache, progress) for texts in (corpus.learnt, corpus.crossed))
+    foreign = {kind: _encode(texts, encoder, cache, progress) for kind, texts in corpus.foreign.items()}
     training = np.concatenate([learnt, crossed]) if len(crossed) else learnt
 
     def distinct(texts: list[str]) -> tuple[Embeddings, list[str]]:
         """Embeddings of those that are near no others, and the digests of those that are."""
         vectors = _encode(texts, encoder, cache, progress)
-        kept = _distinct(vectors, training, foreign)
+        kept = _distinct(vectors, training, *foreign.values())
         return vectors[kept], [digest(text) for text, keep in zip(texts, kept, strict=True) if not keep]
 
-    development, foreign_development = (
-        {name: distinct(texts)[0] for name, texts in sets.items()}
-        for sets in (corpus.development, corpus.foreign_development)
-    )
+    def of_sets(sets: dict[str, list[str]]) -> dict[str, Embeddings]:
+        return {name: distinct(texts)[0] for name, texts in sets.items()}
+
+    development = of_sets(corpus.development)
+    foreign_development = {kind: of_sets(sets) for kind, sets in corpus.foreign_development.items()}
     evaluation = {name: distinct(texts) for name, texts in corpus.evaluation.items()}
     left_out = [near for _, others in evaluation.values() for near in others]
     measured = {name: kept for name, (kept, _) in evaluation.items()}
@@ -108,11 +108,11 @@ def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Calla
 
 def count_texts(corpus: Corpus) -> int:
     """How many texts `prepare` will encode."""
-    sets = (corpus.evaluation, corpus.development, corpus.foreign_development)
+    sets = (corpus.evaluation, corpus.development, *corpus.foreign_development.values())
     texts = [
         corpus.learnt,
         corpus.crossed,
-        corpus.foreign,
+        *corpus.foreign.values(),
         *(of_set for by_name in sets for of_set in by_name.values()),
     ]
     return sum(map(len, texts))

@@ -1,7 +1,8 @@
 """Files of several formats to paragraphs and sentences: HTML, manual pages, SWORD modules, R data, message catalogues,
 CSV, JSON, plain.
 
-Sentences are prose of 15 to 400 characters, in English or in any language; code, tables and headings are left out.
+Sentences are prose of 15 to 400 characters, in English or in any language; code, tables and headings are left out, or
+taken line by line.
 """
 
 import bz2
@@ -122,7 +123,8 @@ def _single_file(path: Path, data: bytes) -> tuple[bytes, str]:
 
 
 def _unescape(text: str) -> str:
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
+    units = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
+    text = units.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\\n", "\n\n").replace("\\t", " ")
 
 
@@ -175,3 +177,10 @@ def split_sentences(paragraph: str, *, english: bool = True) -> Iterator[str]:
     for sentence in end.split(" ".join(plain.split())):
         if SHORTEST <= len(sentence) <= LONGEST and usable(sentence):
             yield sentence.strip()
+
+
+def split_lines(paragraph: str) -> Iterator[str]:
+    """The lines of 15 to 400 characters that are no English prose."""
+    for line in map(str.strip, paragraph.splitlines()):
+        if SHORTEST <= len(line) <= LONGEST and not _is_english(line):
+            yield line

@@ -19,7 +19,7 @@ from denoiser.errors import CorpusError
 from denoiser.text import corpus as corpora
 from denoiser.text.corpus import Corpus, fetch, from_files, from_packages, with_crossed
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
-from denoiser.text.sources import TRAINING, Source
+from denoiser.text.sources import TRAINING, Kind, Source
 from tests.servers import children, wait_until_ended
 
 SAID = 'She said "no" and left.'
@@ -142,14 +142,14 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
         folder.mkdir()
         (folder / "VERSION").write_text("1.0")
         (folder / "text.txt").write_text("\n\n".join(f"Das Buch über {a} {verb} größere Häuser." for a in words))
-    foreign = Source("handbuch", "*.txt", "free", english=False)
+    foreign = Source("handbuch", "*.txt", "free", kind="other languages")
     for name, sources in (
         ("TRAINING", (foreign, Source("manual", "*.txt", "free", weight=2))),
         (
             "DEVELOPMENT",
             (
                 Source("verse", "*.txt", "free", domain="poems"),
-                Source("gedichte", "*.txt", "free", domain="Gedichte", weight=0.02, english=False),
+                Source("gedichte", "*.txt", "free", domain="Gedichte", weight=0.02, kind="other languages"),
             ),
         ),
         ("TEST", tuple(Source(package, "*.txt", "free", domain="prose") for package in ("novel", "letters"))),
@@ -161,7 +161,9 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
     assert few.evaluation["prose"] == more.evaluation["prose"]
     assert few.development == more.development
     assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
-    assert [(len(c.foreign), len(c.foreign_development["Gedichte"])) for c in (few, more)] == [(5, 3), (10, 3)]
+    kind: Kind = "other languages"
+    found = [(len(c.foreign[kind]), len(c.foreign_development[kind]["Gedichte"])) for c in (few, more)]
+    assert found == [(5, 3), (10, 3)]
     assert all(map(str.isascii, more.learnt))
     assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10", "3", "5"]
     assert few.sources[-1]["use"] == "other languages"
