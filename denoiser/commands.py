@@ -45,7 +45,7 @@ from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": list(RANKING_LEVELS), "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
-FITTED_EVERY = 64  # steps of training, one of fitting; so a short training is short as a whole
+FITTED_EVERY = 48  # steps of training, one of fitting; so a short training is short as a whole
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ def _train(data: Data, recipe: Recipe) -> Network:
             advance(step - last, f"steps, loss {loss:.3f}")
             last = step
 
-        return train(data.training, recipe, progress, foreign=data.foreign)
+        return train(data.training, recipe, progress, foreign=list(data.foreign.values()))
 
 
 def _trust(network: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
     if not data.development:
         return BLEND
-    texts = [list(sets.values()) for sets in (data.development, data.foreign_development) if sets]
+    texts = [list(sets.values()) for sets in (data.development, *data.foreign_development.values())]
     seed, steps = recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
-    with tracking("weighing", len(TOLD) + (len(texts) + 1) * len(RANKING_LEVELS)) as advance:
+    with tracking("weighing", len(TOLD) + 2 * len(texts) * len(RANKING_LEVELS)) as advance:
         told = fit_ranking(network, texts, seed, lambda: advance(1, "fits"), steps)
         shares = choose_shares(network, texts, told, seed, lambda: advance(1, "fits"))
     return {"levels": list(RANKING_LEVELS), "shares": shares, "told": told}
@@ -133,7 +133,7 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
         "blend": blend,
         "training_sentences": len(prepared.training) - text.crossed,
         "crossed": text.crossed,
-        "foreign_sentences": len(prepared.foreign),
+        "foreign_sentences": sum(map(len, prepared.foreign.values())),
         "sources": prepared.sources,
         **({"left_out": prepared.left_out} if text.measured else {}),
         "made_with": _made_with(recipe.device),

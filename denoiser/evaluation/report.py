@@ -173,7 +173,9 @@ def _trained_on(manifest: dict[str, Any]) -> str:
     sentences = manifest.get("training_sentences")
     crossed = f" and {manifest['crossed']:,} crossed from them" if manifest.get("crossed") else ""
     foreign = (
-        f", with {manifest['foreign_sentences']:,} of other languages" if manifest.get("foreign_sentences") else ""
+        f", with {manifest['foreign_sentences']:,} that are no English prose"
+        if manifest.get("foreign_sentences")
+        else ""
     )
     return f"on {sentences:,} sentences{crossed}{foreign}" if sentences else "elsewhere"
 

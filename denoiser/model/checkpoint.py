@@ -128,7 +128,7 @@ def _as_now(weights: dict[str, "Tensor"], network: "Network") -> dict[str, "Tens
     if "foreign.mean" in weights:
         weights["foreign"] = weights.pop("foreign.mean")[None]
         del weights["foreign.axes"], weights["foreign.variances"]
-    return {**weights, "ranking": weights["ranking"].view(network.ranking.shape)}
+    return {**weights, **{name: weights[name].view_as(getattr(network, name)) for name in ("foreign", "ranking")}}
 
 
 def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
@@ -143,7 +143,8 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
         return legacy.load(path).to(device), manifest
     folder = _folder(path)
     try:
-        sizes = {name: int(size) for name, size in manifest["network"].items()}  # older ones have true for a mean
+        # Older ones know one kind of text besides English prose; some have true for one mean.
+        sizes = {name: int(size) for name, size in {"foreign_kinds": 1, **manifest["network"]}.items()}
         network = Network(**sizes)
         network.load_state_dict(_as_now(load_file(folder / WEIGHTS), network))
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:

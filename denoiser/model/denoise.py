@@ -33,20 +33,29 @@ _ROWS = 2048
 
 @dataclass(frozen=True)
 class Blend:
-    """How far mode `neighbours` goes from the noisy vector, by noise level; linear between the levels given.
+    """How far mode `neighbours` goes from the noisy vector, for each kind of text by noise level; linear between the
+    levels given.
 
     `nearer` is how much more of the estimate is added, for text of which something is known; `told` is what part of
     the noise level the network is told.
     """
 
     levels: tuple[float, ...]
-    shares: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
     nearer: float = 0.0
     told: float = 1.0
 
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> "Blend":
+        """What a manifest says; older ones have the same shares for all text."""
+        kept = manifest["blend"]
+        by_kind = kept["shares"] if isinstance(kept["shares"][0], list) else [kept["shares"]]
+        shares = tuple(map(tuple, by_kind))
+        return cls(tuple(kept["levels"]), shares, kept.get("nearer", 0.0), kept.get("told", 1.0))
+
     def at(self, levels: Levels) -> Levels:
-        """The shares for noise levels [n]."""
-        return np.interp(levels, self.levels, self.shares)
+        """The shares [n, kinds] for noise levels [n]."""
+        return np.stack([np.interp(levels, self.levels, of_kind) for of_kind in self.shares], axis=1)
 
 
 def trusting(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -73,9 +82,7 @@ class Denoiser:
     @classmethod
     def from_checkpoint(cls, network: Network, manifest: dict[str, Any], device: str = "cpu") -> "Denoiser":
         """The denoiser that `denoiser.model.checkpoint.load` read."""
-        kept = manifest["blend"]
-        blend = Blend(tuple(kept["levels"]), tuple(kept["shares"]), kept.get("nearer", 0.0), kept.get("told", 1.0))
-        return cls(network, blend, device, manifest=manifest)
+        return cls(network, Blend.of(manifest), device, manifest=manifest)
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> "Denoiser":
@@ -194,5 +201,5 @@ class Denoiser:
         estimate: Tensor = self.network(noisy, self.blend.told * level)
         if self.adaptation:
             estimate = estimate + self.adaptation.for_search(noisy, level)
-        share = torch.from_numpy(self.blend.at(levels).astype(np.float32))[:, None].to(self.device)
-        return self.network.blend(noisy, estimate, level, share, self.blend.nearer)
+        shares = torch.from_numpy(self.blend.at(levels).astype(np.float32)).to(self.device)
+        return self.network.blend(noisy, estimate, level, shares, self.blend.nearer)

@@ -2,12 +2,14 @@
 
 At noise level 0 it is the identity exactly, whatever its weights; an untrained network is the Wiener filter.
 
-Most of what it learns is English, the encoder's language. Embeddings of another language lie close together
-elsewhere, and for search an estimate of them must be weighed otherwise. How likely a noisy vector is one of those
-depends on whether it is nearer to the mean of English or to means of others (linear discriminant analysis).
+Most of what it learns is English prose, the encoder's language. Embeddings of another language lie close together
+elsewhere, so do those of program lines, and for search an estimate of them must be weighed otherwise. How likely a
+noisy vector is of such a kind depends on whether it is nearer to the mean of English or to means of that kind (linear
+discriminant analysis).
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import cast
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 RANKING_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
-_FOREIGN_ODDS = -2.0  # natural logarithm; before anything is known of a vector
+_FOREIGN_ODDS = -2.0  # of each kind; natural logarithm; before anything is known of a vector
 _CLUSTERED_AT = 0.1  # noise level at which distances between clusters count
 _CLUSTERING_ROUNDS = 20
 LOWEST_LEVEL, HIGHEST_LEVEL = 0.01, 0.35  # trained on; beyond, the blocks see the nearest of the two
@@ -67,10 +69,10 @@ def weigh(noisy: Tensor, estimate: Tensor, weights: Tensor, kinds: Tensor) -> Te
 class Network(nn.Module):
     """Estimates clean embeddings from noisy ones of known noise level.
 
-    `mean` [width], `axes` (the principal axes as columns) and `variances` along them are of English text. `foreign`
-    [n, width] are means of clusters of text in other languages, in coordinates along the axes; there may be none.
-    `ranking` [kinds, levels, 2, width] weighs the noisy vector and the estimate along each axis, for English text and
-    other. `known` [n, width] are clean embeddings to be recognised (see `memory`).
+    `mean` [width], `axes` (the principal axes as columns) and `variances` along them are of English prose. `foreign`
+    [kinds - 1, n, width] are means of clusters of the other kinds of text, in coordinates along the axes; n may be 0.
+    `ranking` [kinds, levels, 2, width] weighs the noisy vector and the estimate along each axis, for English prose
+    first. `known` [n, width] are clean embeddings to be recognised (see `memory`).
     """
 
     mean: Tensor
@@ -80,39 +82,43 @@ class Network(nn.Module):
     ranking: Tensor
     known: Tensor
 
-    def __init__(self, width: int, hidden: int, blocks: int, known: int = 0, foreign: int = 0) -> None:
+    def __init__(  # noqa: PLR0913
+        self, width: int, hidden: int, blocks: int, *, known: int = 0, foreign: int = 0, foreign_kinds: int = 0
+    ) -> None:
         super().__init__()
         self._sizes = {"width": width, "hidden": hidden, "blocks": blocks}
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("axes", torch.eye(width))
         self.register_buffer("variances", torch.ones(width))
-        self.register_buffer("foreign", torch.zeros(foreign, width))
-        self.register_buffer("ranking", torch.ones(2 if foreign else 1, len(RANKING_LEVELS), 2, width))
+        self.register_buffer("foreign", torch.zeros(foreign_kinds, foreign, width))
+        kinds = 1 + foreign_kinds if foreign else 1
+        self.register_buffer("ranking", torch.ones(kinds, len(RANKING_LEVELS), 2, width))
         self.register_buffer("known", torch.zeros(known, width))
         self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(blocks))
 
     @property
     def shape(self) -> dict[str, int]:
         """The arguments that make a network of the same shape."""
-        return {**self._sizes, "known": len(self.known), "foreign": len(self.foreign)}
+        kinds, clusters, _ = self.foreign.shape
+        return {**self._sizes, "known": len(self.known), "foreign": clusters, "foreign_kinds": kinds}
 
-    def fit(self, clean: Tensor, foreign: Tensor) -> None:
-        """Take mean, axes and variances from clean embeddings [n, width] of English, and the means of clusters of other
-        languages from foreign ones [m, width], m >= the number of means.
+    def fit(self, clean: Tensor, foreign: Sequence[Tensor]) -> None:
+        """Take mean, axes and variances from clean embeddings [n, width] of English prose, and the means of clusters of
+        the other kinds of text from foreign ones [m, width] of each, m >= the number of means.
         """
         self.mean.copy_(clean.mean(0))
         variances, axes = torch.linalg.eigh(torch.cov(clean.double().T))
         self.axes.copy_(axes.flip(1))
         self.variances.copy_(variances.flip(0).clamp_min(1e-7))
-        if len(self.foreign):
-            self.foreign.copy_(self._cluster_means(self.rotate(foreign)))
+        for means, of_kind in zip(self.foreign, foreign, strict=True):
+            means.copy_(self._cluster_means(self.rotate(of_kind), len(means)))
 
-    def _cluster_means(self, coordinates: Tensor) -> Tensor:
-        """Means of clusters of coordinates [n, width], as many as the network keeps, found by k-means."""
+    def _cluster_means(self, coordinates: Tensor, count: int) -> Tensor:
+        """Means of so many clusters of coordinates [n, width], found by k-means."""
         from sklearn.cluster import KMeans  # noqa: PLC0415
 
         scale = (self.variances + _CLUSTERED_AT**2).sqrt()
-        clusters = KMeans(len(self.foreign), max_iter=_CLUSTERING_ROUNDS, random_state=0)
+        clusters = KMeans(count, max_iter=_CLUSTERING_ROUNDS, random_state=0)
         means = clusters.fit((coordinates / scale).cpu().numpy()).cluster_centers_
         return scale * torch.from_numpy(means).to(scale)
 
@@ -141,12 +147,13 @@ class Network(nn.Module):
 
     def kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
         """How likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text: [n, kinds]."""
-        if not len(self.foreign):
+        if not self.foreign.numel():
             return torch.ones_like(level)
-        precision = 1 / (self.variances + level**2)
-        nearer = (noisy * precision) @ self.foreign.T - precision @ (self.foreign**2).T / 2
-        likely = (nearer.logsumexp(1, keepdim=True) - math.log(len(self.foreign)) + _FOREIGN_ODDS).sigmoid()
-        return torch.cat([1 - likely, likely], dim=1)
+        precision, means = 1 / (self.variances + level**2), self.foreign.flatten(0, 1)
+        nearer = (noisy * precision) @ means.T - precision @ (means**2).T / 2
+        of_kinds = nearer.view(-1, *self.foreign.shape[:2])
+        odds = of_kinds.logsumexp(2) - math.log(of_kinds.shape[2]) + _FOREIGN_ODDS
+        return torch.cat([torch.zeros_like(level), odds], dim=1).softmax(1)
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
@@ -160,14 +167,15 @@ class Network(nn.Module):
         """Unit coordinates [n, width] of noisy vectors and of their estimates, weighed for search, not of length 1."""
         return weigh(unit, direction, self.weights(level), kinds)
 
-    def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, share: Tensor, nearer: float = 0.0) -> Tensor:
-        """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as share [n, 1] says.
+    def blend(self, noisy: Tensor, estimate: Tensor, level: Tensor, shares: Tensor, nearer: float = 0.0) -> Tensor:
+        """Unit vectors [n, width] for search: both inputs weighed along the axes, as far as the shares [n, kinds] of
+        the kinds of text say.
 
-        A share of 0 keeps the direction of the noisy vectors. `nearer` adds so much more of the estimate, along all
-        axes.
+        Shares of 0 keep the direction of the noisy vectors. `nearer` adds so much more of the estimate, along all axes.
         """
         unit, direction = functional.normalize(noisy), functional.normalize(estimate)
-        turned, kinds = unit @ self.axes, self.kinds(self.rotate(noisy), level)
-        change = share * (self.mix(turned, direction @ self.axes, level, kinds) - turned)
+        turned, trusted = unit @ self.axes, shares * self.kinds(self.rotate(noisy), level)
+        share = trusted.sum(1, keepdim=True)
+        change = self.mix(turned, direction @ self.axes, level, trusted) - share * turned
         blended = functional.normalize(unit + change @ self.axes.T)
         return functional.normalize(blended + nearer * share * direction) if nearer else blended

@@ -16,7 +16,7 @@ from denoiser.model.network import HIGHEST_LEVEL, LOWEST_LEVEL, Network
 
 _IMAGINED = 2048
 _STEPS = 16
-_FOREIGN = 0.25  # of what is imagined, of other languages
+_FOREIGN = 0.25  # of what is imagined, no English prose
 
 
 class Rehearsal:
@@ -42,9 +42,10 @@ def imagine(network: Network, count: int) -> Tensor:
     """
     levels = torch.linspace(math.log(HIGHEST_LEVEL), math.log(LOWEST_LEVEL), _STEPS).exp().tolist()
     vectors = torch.randn(count, network.shape["width"]) * (network.variances + levels[0] ** 2).sqrt()
-    if len(network.foreign):
-        some = torch.randint(len(network.foreign), (round(_FOREIGN * count),))
-        vectors[: len(some)] += network.foreign[some]
+    means = network.foreign.flatten(0, 1)
+    if len(means):
+        some = torch.randint(len(means), (round(_FOREIGN * count),))
+        vectors[: len(some)] += means[some]
     for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
         cleaner = estimate(network, vectors, torch.full((count, 1), level))
         vectors = cleaner + following / level * (vectors - cleaner)

@@ -4,7 +4,7 @@ the end also for the order of similarities (see `ordering`).
 The same embeddings, recipe, processor and number of threads give the same weights; on a GPU nearly the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -30,10 +30,10 @@ _EPOCHS, _HALF_OF_THEM_AT = 64, 400
 # found fewer neighbours of noisy queries in fantasy dialogue than no denoising (-.037 at noise 0.1), and the same as
 # with it in other essays.
 _REHEARSED = 2
-# Of text in other languages. With one mean for all of it, Greek messages of a game were .66 likely to be foreign at
-# noise 0.1, with 32 .98; rows of one store weighed in two ways do not compare, and clean queries in a noisy store of
-# the Spanish Bible gained .014 and .049.
-_CLUSTERS, _IN_CLUSTER = 32, 64
+# Of each kind of text that is no English prose. With one mean for all other languages, Greek messages of a game were
+# .66 likely to be foreign at noise 0.1, with 32 .98; rows of one store weighed in two ways do not compare, and clean
+# queries in a noisy store of the Spanish Bible gained .014 and .049.
+_CLUSTERS, _IN_CLUSTER = 64, 64
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def train(
     recipe: Recipe,
     progress: Callable[[int, float], None],
     start: Network | None = None,
-    foreign: Embeddings | None = None,
+    foreign: Sequence[Embeddings] = (),
 ) -> Network:
     """A network trained on clean embeddings [n, width], n >= 64, and averaged over the last steps.
 
-    `foreign` embeddings [m, width], of text in other languages, are learnt too; the axes are not theirs.
+    `foreign` embeddings [m, width] of other kinds of text than English prose are learnt too; the axes are not theirs.
     With `start`, training begins from its axes and weights, rehearses what it can do, and adds the embeddings to those
     it knows; it is left as it was.
     `progress` is told the number of steps done and the loss on the embeddings (1 is the Wiener filter's) every 50
@@ -79,14 +79,16 @@ def train(
     """
     with seeded(recipe.seed, recipe.device):
         clean = torch.from_numpy(embeddings).to(recipe.device)
-        foreign_clean = clean[:0] if foreign is None else torch.from_numpy(foreign).to(recipe.device)
+        others = [torch.from_numpy(of_kind).to(recipe.device) for of_kind in foreign]
         if start is None:
-            clusters = min(_CLUSTERS, -(-len(foreign_clean) // _IN_CLUSTER))
-            network = Network(embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=clusters)
-            network.to(recipe.device).fit(clean, foreign_clean)
+            clusters = min([_CLUSTERS, *(-(-len(of_kind) // _IN_CLUSTER) for of_kind in others)]) if others else 0
+            network = Network(
+                embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=clusters, foreign_kinds=len(others)
+            )
+            network.to(recipe.device).fit(clean, others)
         else:
             network = deepcopy(start).to(recipe.device)
-        clean = network.rotate(torch.cat([clean, foreign_clean]))
+        clean = network.rotate(torch.cat([clean, *others]))
         rehearsal = None if start is None else Rehearsal(network)
 
         def draw() -> Examples:

@@ -46,9 +46,9 @@ def test_a_checkpoint_of_before_other_languages_were_known_loads(tmp_path: Path,
     written = checkpoint.save(tmp_path / "made", small, MANIFEST)
     weights = safetensors.torch.load_file(tmp_path / "made" / "model.safetensors")
     del weights["foreign"]
-    shape = {name: size for name, size in written["network"].items() if name != "foreign"}
+    shape = {name: size for name, size in written["network"].items() if not name.startswith("foreign")}
     old = write_weights(tmp_path / "made", written, shape, {**weights, "ranking": weights["ranking"][0]})
-    assert old.network.foreign.shape == (0, written["network"]["width"])
+    assert old.network.foreign.shape == (1, 0, written["network"]["width"])
     assert torch.equal(old.network.ranking, small.ranking)
 
 
@@ -56,12 +56,13 @@ def test_a_checkpoint_with_a_gaussian_of_other_languages_loads_its_mean(tmp_path
     written = checkpoint.save(tmp_path / "made", small, MANIFEST)
     weights = safetensors.torch.load_file(tmp_path / "made" / "model.safetensors")
     del weights["foreign"]
-    width = written["network"]["width"]
+    shape = {name: size for name, size in written["network"].items() if not name.startswith("foreign")}
+    width = shape["width"]
     gaussian = {"mean": torch.full((width,), 0.5), "axes": torch.eye(width), "variances": torch.ones(width)}
     weights |= {f"foreign.{name}": tensor for name, tensor in gaussian.items()}
     weights["ranking"] = weights["ranking"].repeat(2, 1, 1, 1)
-    old = write_weights(tmp_path / "made", written, {**written["network"], "foreign": True}, weights)
-    assert torch.equal(old.network.foreign, gaussian["mean"][None])
+    old = write_weights(tmp_path / "made", written, {**shape, "foreign": True}, weights)
+    assert torch.equal(old.network.foreign, gaussian["mean"][None, None])
 
 
 def test_saving_again_replaces_the_checkpoint(tmp_path: Path, small: Network) -> None:

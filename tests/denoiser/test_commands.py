@@ -56,7 +56,8 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     code, _, err = outcome("train", "--text", text, "--output", model, *recipe, DENOISER_CACHE=str(tmp_path / "cache"))
     assert code == 0, err
     manifest = read_manifest(model)
-    assert manifest["network"] == {"width": 384, "hidden": 128, "blocks": 2, "known": 0, "foreign": False}
+    sizes = {"width": 384, "hidden": 128, "blocks": 2, "known": 0, "foreign": 0, "foreign_kinds": 0}
+    assert manifest["network"] == sizes
     assert (manifest["training_sentences"], manifest["crossed"]) == (221, 30)
     assert "training: 20 of 20 steps, loss" in err
     port = free_port()

@@ -89,15 +89,21 @@ def test_a_row_is_denoised_alike_alone_and_among_others(denoiser: Denoiser, clea
 
 
 def test_the_blend_is_linear_between_its_levels() -> None:
-    blend = Blend((0.1, 0.2), (0.5, 0.1))
-    np.testing.assert_allclose(blend.at(np.array([0.0, 0.1, 0.15, 0.2, 9.0])), [0.5, 0.5, 0.3, 0.1, 0.1])
+    blend = Blend((0.1, 0.2), ((0.5, 0.1), (0.3, 0.2)))
+    expected = [[0.5, 0.3], [0.5, 0.3], [0.3, 0.25], [0.1, 0.2], [0.1, 0.2]]
+    np.testing.assert_allclose(blend.at(np.array([0.0, 0.1, 0.15, 0.2, 9.0])), expected)
+
+
+def test_a_manifest_with_the_same_shares_for_all_text_is_read() -> None:
+    kept = {"levels": [0.1, 0.2], "shares": [0.5, 0.1]}
+    assert Blend.of({"blend": kept}) == Blend.of({"blend": {**kept, "shares": [[0.5, 0.1]]}})
 
 
 def test_for_search_the_network_is_told_a_part_of_the_noise_and_for_reconstruction_all_of_it(
     denoiser: Denoiser, clean: Embeddings
 ) -> None:
     noisy, levels, network = add_noise(clean, 0.1, 1), np.full(len(clean), 0.1), denoiser.network
-    half = Denoiser(network, Blend((0.1,), (1.0,), told=0.5))
+    half = Denoiser(network, Blend((0.1,), ((1.0,),), told=0.5))
     vectors, level = torch.from_numpy(noisy), torch.full((len(clean), 1), 0.1)
     with torch.inference_mode():
         expected = network.blend(vectors, network(vectors, 0.5 * level), level, torch.ones_like(level)).numpy()

@@ -86,7 +86,7 @@ def test_fine_tuning_takes_longer_for_more_text(small: Network) -> None:
 def test_an_untrained_network_is_the_wiener_filter_and_the_identity_without_noise(clean: Embeddings) -> None:
     network = Network(384, 16, 2)
     vectors = torch.from_numpy(clean)
-    network.fit(vectors, vectors[:0])
+    network.fit(vectors, [])
     noisy, level = vectors + 0.1 * torch.randn_like(vectors), torch.full((len(vectors), 1), 0.1)
     with torch.no_grad():
         torch.testing.assert_close(network(noisy, level), network.wiener(noisy, level), atol=1e-5, rtol=0)
@@ -115,7 +115,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
     assert torch.equal(fitted[0].ranking, fitted[1].ranking)
     assert not torch.equal(fitted[0].ranking, small.ranking)
     noisy = add_noise(clean, 0.1, 9)
-    result = Denoiser(fitted[0], Blend((0.1,), (1.0,))).denoise(noisy, np.full(len(noisy), 0.1))
+    result = Denoiser(fitted[0], Blend((0.1,), ((1.0,),))).denoise(noisy, np.full(len(noisy), 0.1))
     before, after = map(TrueNeighbours(clean).overlaps, (noisy, result))
     assert after["both"].mean() > before["both"].mean()
 
@@ -123,7 +123,7 @@ def test_fitted_ranking_is_no_worse_on_its_own_text_and_the_same_for_the_same_se
 def test_a_network_that_harms_gets_no_share(clean: Embeddings) -> None:
     scrambling = Network(384, 16, 1)
     scrambling.ranking.normal_(0, 10, generator=torch.Generator().manual_seed(1))
-    assert choose_shares(scrambling, [[clean]], 1.0, 0, lambda: None) == [0.0] * len(RANKING_LEVELS)
+    assert choose_shares(scrambling, [[clean]], 1.0, 0, lambda: None) == [[0.0] * len(RANKING_LEVELS)]
 
 
 def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(clean: Embeddings) -> None:
@@ -139,7 +139,7 @@ def test_the_network_is_told_as_much_of_the_noise_as_loses_least_of_the_order(cl
 
     for part in TOLD:
         network = Sure(part)
-        network.fit(torch.from_numpy(clean), torch.empty(0, clean.shape[1]))
+        network.fit(torch.from_numpy(clean), [])
         assert fit_ranking(network, [[clean]], 0, lambda: None, steps=4) == part
 
 
@@ -162,13 +162,15 @@ def test_held_out_text_has_no_near_duplicate_in_training_and_embeddings_are_kept
     sentences = [f"Visitor number {n} of the museum bought a ticket for {n * 7} coins." for n in range(220)]
     foreign = ["Im Norden frieren die Häfen zu."]
     sets = {"in-domain": sentences[:22], "same": [*sentences[-20:], *foreign, "The harbour froze over in the night."]}
-    corpus = Corpus(sentences[22:], sets, [], {"near": sentences[-10:]}, ["Tickets for the museum"], foreign)
+    corpus = Corpus(
+        sentences[22:], sets, [], {"near": sentences[-10:]}, ["Tickets for the museum"], {"other languages": foreign}
+    )
     done: list[int] = []
     data = prepare(corpus, encoder, tmp_path, done.append)
     assert len(data.training) == 198 + 1
     assert set(data.evaluation) == {"in-domain", "same"}
     assert (len(data.evaluation["same"]), len(data.development["near"])) == (1, 0)
-    assert len(data.foreign) == 1
+    assert len(data.foreign["other languages"]) == 1
     assert sum(done) == count_texts(corpus) == 198 + 22 + 22 + 10 + 1 + 1
     again = prepare(corpus, encoder, tmp_path, quiet)
     np.testing.assert_array_equal(again.training, data.training)
