@@ -125,15 +125,12 @@ class _Store:
     trials: Sequence[_Trial]
 
     @classmethod
-    def of(cls, clean: Embeddings) -> "_Store":
+    def of(cls, clean: Embeddings, parts: int) -> "_Store":
+        """With so many narrow parts."""
         rows, vectors = torch.arange(len(clean)), torch.from_numpy(clean)
-        narrow = [nearest_rows(vectors, int(row), _ROWS) for row in rows[:_NARROW_PARTS]]
+        narrow = [nearest_rows(vectors, int(row), _ROWS) for row in rows[:parts]]
         tried = [(rows, _LEAST_GAIN), *((part, -_MOST_LOSS) for part in narrow)]
         return cls(clean, [_Trial(part, TrueNeighbours(clean[part.numpy()]), least) for part, least in tried])
-
-    @classmethod
-    def of_foreign(cls, clean: Embeddings) -> "_Store":
-        return cls(clean, [_Trial(torch.arange(len(clean)), TrueNeighbours(clean), _LEAST_GAIN)])
 
 
 Margins = Callable[[list[float]], Iterator[float]]
@@ -190,8 +187,8 @@ def choose_shares(
     """
     english, *others = texts
     chosen, most = list[list[float]](), SHARES[0]
-    of_english = [_Store.of(store) for store in english]
-    of_others = [[_Store.of_foreign(store) for store in stores] for stores in others]
+    of_english = [_Store.of(store, _NARROW_PARTS) for store in english]
+    of_others = [[_Store.of(store, 0) for store in stores] for stores in others]
     for level in RANKING_LEVELS:
         at = _At(level, told)
         tried = [_trying(network, store, at, seed) for store in of_english]

@@ -81,7 +81,7 @@ def train(
         clean = torch.from_numpy(embeddings).to(recipe.device)
         others = [torch.from_numpy(of_kind).to(recipe.device) for of_kind in foreign]
         if start is None:
-            clusters = min([_CLUSTERS, *(-(-len(of_kind) // _IN_CLUSTER) for of_kind in others)]) if others else 0
+            clusters = min((min(_CLUSTERS, -(-len(of_kind) // _IN_CLUSTER)) for of_kind in others), default=0)
             network = Network(
                 embeddings.shape[1], recipe.hidden, recipe.blocks, foreign=clusters, foreign_kinds=len(others)
             )

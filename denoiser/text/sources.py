@@ -97,16 +97,10 @@ def _parliament(country: str, name: str, weight: float) -> Source:
     )
 
 
-def _game_messages(language: str) -> Source:
-    """What a game says, in translation; each language a source of its own, for some have a hundred times more."""
-    files = f"usr/share/locale/{language}/LC_MESSAGES/cataclysm-dda.mo"
-    return _translated("cataclysm-dda-data", files, "CC-BY-SA-3.0", 0.5)
-
-
 def _messages(package: str, language: str, licence: str, weight: float, domain: str = IN_DOMAIN) -> Source:
     """What programs say, in translation."""
     files = f"usr/share/locale/{language}/LC_MESSAGES/*.mo"
-    return Source(package, files, licence, domain=domain, weight=weight, kind="other languages")
+    return replace(_translated(package, files, licence, weight), domain=domain)
 
 
 def _glosses(wordnets: str, weight: float) -> Source:
@@ -159,6 +153,8 @@ _EVALS_IN_OTHER_LANGUAGES = (
     "russian*",
     "ukraine*",
 )
+# Each a source of its own, for some have a hundred times more.
+_GAME_LANGUAGES = ["cs", "de", "el", "es_ES", "fr", "hu", "it_IT", "ja", "ko", "pl", "pt_BR", "ru", "uk_UA", "zh_CN"]
 _EVALS_OF_LINES = ("coq*", "math*", "number*", "regex*", "s[qv][lg]*", "smiles*")
 
 TRAINING = (
@@ -278,8 +274,7 @@ TRAINING = (
     _parliament("es", "congreso", 0.5),
     _parliament("nl", "tweedekamer", 0.5),
     _translated("crawl-common", "usr/share/crawl/dat/descript/??/*.txt", "GPL-2+", 2),
-    *map(_game_messages, ("cs", "de", "el", "es_ES", "fr", "hu", "it_IT")),
-    *map(_game_messages, ("ja", "ko", "pl", "pt_BR", "ru", "uk_UA", "zh_CN")),
+    *(_messages("cataclysm-dda-data", language, "CC-BY-SA-3.0", 0.5) for language in _GAME_LANGUAGES),
     _glosses("[!j]*", 4),
     _glosses("jpn", 0.5),
     *(replace(_evals(f"{name}/*", _SAID, 0.5), kind="other languages") for name in _EVALS_IN_OTHER_LANGUAGES),
@@ -310,7 +305,7 @@ TRAINING = (
 def _manual(language: str, domain: str, weight: float) -> Source:
     """A manual in translation. Text of one language is a harder store than of many: all of it is alike."""
     files = f"usr/share/help/{language}/**/*.page"
-    return Source("evolution-common", files, "CC-BY-SA-3.0", domain=domain, weight=weight, kind="other languages")
+    return replace(_translated("evolution-common", files, "CC-BY-SA-3.0", weight), domain=domain)
 
 
 _WESNOTH = "usr/share/games/wesnoth/**/*.cfg"

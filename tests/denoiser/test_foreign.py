@@ -73,7 +73,7 @@ def test_neighbours_of_foreign_text_are_never_below_doing_nothing(
 
 
 # At 0.2 clean queries lose .01 or so in noisy stores of lines that are all alike; see bench/RESULTS.md.
-@pytest.mark.parametrize("level", [level for level in RANKING_LEVELS if level < 0.2])
+@pytest.mark.parametrize("level", [level for level in RANKING_LEVELS if level != 0.2])
 def test_neighbours_of_program_lines_are_not_below_doing_nothing(
     denoiser: Denoiser, lines: Embeddings, level: float
 ) -> None:
