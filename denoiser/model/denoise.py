@@ -19,7 +19,7 @@ from denoiser.model.adaptation import Adaptation, learn
 from denoiser.model.autoencoder import Autoencoder
 from denoiser.model.encoder import Embeddings
 from denoiser.model.inputs import as_levels, as_vectors, check_level, check_mode, usable
-from denoiser.model.memory import recall
+from denoiser.model.memory import comparable, recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
 from denoiser.model.training import FEWEST as FEWEST_TRAINED_ON
@@ -142,8 +142,9 @@ class Denoiser:
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
         made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
-        estimate alone finds fewer neighbours than the noisy vector. In both, a vector that the network knows comes back
-        as it was, as far as it is recognised. Raises InvalidInputError; the numbers in embeddings are not checked.
+        estimate alone finds fewer neighbours than the noisy vector. A vector that the network knows comes back as it
+        was, as far as it is recognised; in `neighbours` about as like other text as a vector that it does not know.
+        Raises InvalidInputError; the numbers in embeddings are not checked.
         """
         check_mode(mode)
         embeddings = as_vectors(embeddings, self.width)
@@ -194,8 +195,10 @@ class Denoiser:
     def _recalled(self, found: Tensor, noisy: Tensor, level: Tensor, mode: Mode) -> Tensor:
         """What was found, or what is known instead, as far as that is likely."""
         likely, known = recall(self.network, noisy, level)
-        result = torch.lerp(found, known, likely)
-        return result if mode == "reconstruct" else functional.normalize(result)
+        if mode == "reconstruct":
+            return torch.lerp(found, known, likely)
+        known = comparable(self.network, known, noisy, level, found)
+        return functional.normalize(torch.lerp(found, known, likely))
 
     def _for_search(self, noisy: Tensor, level: Tensor, levels: Levels) -> Tensor:
         estimate: Tensor = self.network(noisy, self.blend.told * level)

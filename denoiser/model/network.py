@@ -145,15 +145,35 @@ class Network(nn.Module):
         deviation = (self.variances * level**2 / total).sqrt()
         return (h - start) * deviation - noisy * level**2 / total
 
-    def kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
-        """How likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text: [n, kinds]."""
-        if not self.foreign.numel():
-            return torch.ones_like(level)
+    def _cluster_odds(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """Natural logarithm of the odds that noisy coordinates [n, width] of noise levels [n, 1] are of each cluster of
+        other text rather than of English prose: [n, kinds - 1, clusters].
+        """
         precision, means = 1 / (self.variances + level**2), self.foreign.flatten(0, 1)
         nearer = (noisy * precision) @ means.T - precision @ (means**2).T / 2
-        of_kinds = nearer.view(-1, *self.foreign.shape[:2])
-        odds = of_kinds.logsumexp(2) - math.log(of_kinds.shape[2]) + _FOREIGN_ODDS
-        return torch.cat([torch.zeros_like(level), odds], dim=1).softmax(1)
+        kinds, clusters, _ = self.foreign.shape
+        return nearer.view(-1, kinds, clusters) - math.log(max(1, clusters)) + _FOREIGN_ODDS
+
+    def log_kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """Natural logarithm of how likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text:
+        [n, kinds].
+        """
+        if not self.foreign.numel():
+            return torch.zeros_like(level)
+        odds = self._cluster_odds(noisy, level).logsumexp(2)
+        return torch.cat([torch.zeros_like(level), odds], dim=1).log_softmax(1)
+
+    def common(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """What noisy coordinates [n, width] of noise levels [n, 1] have in common with other text of their clusters:
+        means [n, width] by how likely each cluster is, in embeddings' own directions.
+        """
+        odds = self._cluster_odds(noisy, level).flatten(1)
+        likely = torch.cat([torch.zeros_like(level), odds], dim=1).softmax(1)[:, 1:]
+        return self.mean + likely @ self.foreign.flatten(0, 1) @ self.axes.T
+
+    def kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """How likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text: [n, kinds]."""
+        return self.log_kinds(noisy, level).exp()
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
         """Clean embeddings [n, width] estimated from noisy ones [n, width] of noise levels [n, 1]."""
