@@ -4,8 +4,8 @@ A noisy vector is a known one plus noise, or near a known one, or of other text.
 Gaussian around each known vector, a wider one around the likeliest of them, and one of all text, whose covariance the
 network has; Bayes' rule gives the share of the first. Real text is far from Gaussian: where there is text, it is much
 denser than the Gaussian says. By how much was chosen on development text: at noise 0.1, of 1,800 sentences like the
-known ones, one in 150 at most was taken for one of them. Text of another language is denser still, around means of its
-own: without these, 127 of 1,000 Chinese sentences of one text were taken for others of another, with them one or two.
+known ones, one in 150 at most was taken for one of them. Text of other kinds is dense around means of its own: without
+these, one Chinese quotation in eight was taken for Chinese help at noise 0.1, with them one in forty.
 """
 
 import math
@@ -20,7 +20,9 @@ from denoiser.model.network import Network
 MOST = 60_000  # as many as a training job takes
 _SAME = 0.999  # cosine; more alike vectors are kept once
 _NEAR = 0.3  # variance around a known vector, as a share of that of all text
-_DENSER = 25.0  # natural logarithm of how much denser text is than a Gaussian
+# Natural logarithms of how much denser English prose, and other text, is than a Gaussian. With 25 for both, .3 of known
+# Chinese sentences were recognised at noise 0.1, with 15 .6; with 14 clean queries began to lose in Greek.
+_DENSER, _OTHER_DENSER = 25.0, 15.0
 _CANDIDATES = 8  # of the known vectors, the most similar; with 32 nothing was found that these do not find
 _LEAST_LEVEL = 1e-15  # its square, and what is divided by it, are in the range of float32
 _ROWS = 512  # at once: they are compared with all that is known
@@ -57,7 +59,10 @@ def _recall(network: Network, noisy: Tensor, level: Tensor) -> tuple[Tensor, Ten
         near = _log_density((noisy - known[:, 0]) @ network.axes, _NEAR * network.variances + variance)
         centred = network.rotate(noisy)
         english = _log_density(centred, network.variances + variance)
-        other = english - network.log_kinds(centred, level)[:, :1] + _DENSER
+        kinds = network.log_kinds(centred, level)
+        denser = torch.full_like(kinds, _OTHER_DENSER)
+        denser[:, 0] = _DENSER
+        other = english - kinds[:, :1] + (kinds + denser).logsumexp(1, keepdim=True)
         others = torch.logaddexp(near, other + math.log(len(network.known)))
         return (same - others).sigmoid(), (alike.softmax(1)[:, :, None] * known).sum(1)
 
