@@ -49,8 +49,7 @@ class Blend:
     def of(cls, manifest: dict[str, Any]) -> "Blend":
         """What a manifest says; older ones have the same shares for all text."""
         kept = manifest["blend"]
-        by_kind = kept["shares"] if isinstance(kept["shares"][0], list) else [kept["shares"]]
-        shares = tuple(map(tuple, by_kind))
+        shares = tuple(map(tuple, np.atleast_2d(kept["shares"]).tolist()))
         return cls(tuple(kept["levels"]), shares, kept.get("nearer", 0.0), kept.get("told", 1.0))
 
     def at(self, levels: Levels) -> Levels:

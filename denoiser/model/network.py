@@ -152,7 +152,7 @@ class Network(nn.Module):
         precision, means = 1 / (self.variances + level**2), self.foreign.flatten(0, 1)
         nearer = (noisy * precision) @ means.T - precision @ (means**2).T / 2
         kinds, clusters, _ = self.foreign.shape
-        return nearer.view(-1, kinds, clusters) - math.log(max(1, clusters)) + _FOREIGN_ODDS
+        return nearer.view(len(noisy), kinds, clusters) - math.log(max(1, clusters)) + _FOREIGN_ODDS
 
     def log_kinds(self, noisy: Tensor, level: Tensor) -> Tensor:
         """Natural logarithm of how likely noisy coordinates [n, width] of noise levels [n, 1] are of each kind of text:

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from denoiser.model import Mode, memory
-from denoiser.model.denoise import Denoiser
+from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM
 from denoiser.model.memory import recall, remember
 from denoiser.model.neighbours import TrueNeighbours
 from denoiser.model.network import Network
 from denoiser.model.noise import add_noise
-from denoiser.model.training import Recipe
+from denoiser.model.training import Recipe, train
 from tests.denoiser.texts import chinese_sentences, sentences
 from tests.denoiser.vectors import cosines
 
@@ -78,6 +78,16 @@ def test_known_rows_of_a_noisy_store_do_not_hide_the_others_from_clean_queries(
     true, noisy = TrueNeighbours(chinese), add_noise(chinese, level, 1)
     before, after = (true.overlaps(rows)["store"] for rows in (noisy, trained.denoise(noisy)))
     assert after[1::3].mean() > before[1::3].mean() - 0.02
+
+
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+def test_a_network_that_has_learnt_english_alone_recognises_too(clean: Embeddings, mode: Mode) -> None:
+    plain = Denoiser(train(clean, Recipe(steps=1, hidden=16, blocks=1), lambda *_: None), Blend((0.1,), ((0.5,),)))
+    noisy = add_noise(clean, 0.05, 3)
+    trained = plain.trained(clean[:80], AT_ONCE)
+    found = [cosines(made.denoise(noisy, np.full(len(noisy), 0.05), mode), clean) for made in (plain, trained)]
+    assert found[1][:80].mean() > found[0][:80].max()
+    np.testing.assert_allclose(found[1][80:], found[0][80:], atol=0.05)
 
 
 def test_where_noise_hides_nearly_all_nothing_is_recognised(trained: Denoiser, clean: Embeddings) -> None:
