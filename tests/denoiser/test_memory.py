@@ -80,6 +80,14 @@ def test_known_rows_of_a_noisy_store_do_not_hide_the_others_from_clean_queries(
     assert after[1::3].mean() > before[1::3].mean() - 0.02
 
 
+@pytest.mark.parametrize(("level", "least"), [(0.05, 0.83), (0.1, 0.62)])
+def test_noisy_queries_find_their_neighbours_in_a_noisy_store_of_which_all_is_known(
+    denoiser: Denoiser, chinese: Embeddings, level: float, least: float
+) -> None:
+    denoised = denoiser.trained(chinese, AT_ONCE).denoise(add_noise(chinese, level, 1))
+    assert TrueNeighbours(chinese).overlaps(denoised)["both"].mean() > least
+
+
 @pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
 def test_a_network_that_has_learnt_english_alone_recognises_too(clean: Embeddings, mode: Mode) -> None:
     plain = Denoiser(train(clean, Recipe(steps=1, hidden=16, blocks=1), lambda *_: None), Blend((0.1,), ((0.5,),)))
