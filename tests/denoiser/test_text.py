@@ -156,16 +156,18 @@ def test_packages_give_unfamiliar_text_that_does_not_depend_on_how_much_is_train
     ):
         monkeypatch.setattr(corpora, name, sources)
     monkeypatch.setattr(corpora, "SET_SIZE", 150)
+    monkeypatch.setattr(corpora, "_WHOLE_AT", 10)
     few, more = (from_packages(tmp_path, count, 1, lambda _: None) for count in (5, 20))
     assert [(len(c.learnt), len(c.evaluation["in-domain"])) for c in (few, more)] == [(9, 1), (36, 4)]
     assert few.evaluation["prose"] == more.evaluation["prose"]
-    assert few.development == more.development
-    assert [len(few.evaluation["prose"]), len(few.development["poems"])] == [150, 101]
+    assert [len(c.development["poems"]) for c in (few, more)] == [75, 101]
+    assert few.development["poems"] == more.development["poems"][:75]
+    assert len(few.evaluation["prose"]) == 150
     kind: Kind = "other languages"
     found = [(len(c.foreign[kind]), len(c.foreign_development[kind]["Gedichte"])) for c in (few, more)]
-    assert found == [(5, 3), (10, 3)]
+    assert found == [(5, 2), (10, 3)]
     assert all(map(str.isascii, more.learnt))
-    assert [source["sentences"] for source in few.sources] == ["101", "100", "50", "10", "3", "5"]
+    assert [source["sentences"] for source in few.sources] == ["75", "100", "50", "10", "2", "5"]
     assert few.sources[-1]["use"] == "other languages"
     assert not any("share this line" in sentence for sentence in [*more.learnt, *more.evaluation["prose"]])
     assert from_packages(tmp_path, 5, 1, lambda _: None) == few
