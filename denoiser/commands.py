@@ -45,7 +45,7 @@ from denoiser.text.sources import IN_DOMAIN
 
 # For a network of the user's own text, which comes with no other text to choose on.
 BLEND = {"levels": list(RANKING_LEVELS), "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
-FITTED_EVERY = 48  # steps of training, one of fitting; so a short training is short as a whole
+FITTED_EVERY = 64  # steps of training, one of fitting; so a short training is short as a whole
 
 
 @dataclass(frozen=True)

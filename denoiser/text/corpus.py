@@ -117,7 +117,10 @@ def fetch(source: Source, cache: Path) -> Path:
 
 
 def _fetch_debian(source: Source, folder: Path) -> str:
-    _command("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", source.package, folder=folder)
+    # Images for containers have no cache of apt's lists, and reading them took .5 s for each package.
+    lists = f"Dir::Cache::pkgcache={folder.parent.resolve() / 'apt.bin'}"
+    options = ("-q", "-o", "APT::Sandbox::User=root", "-o", lists)
+    _command("apt-get", "download", *options, source.package, folder=folder)
     archive = next(folder.glob("*.deb"))
     _command("dpkg-deb", "-x", str(archive), str(folder))
     archive.unlink()
