@@ -7,10 +7,10 @@ differently that they no longer compare.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -133,8 +133,8 @@ class _Store:
         return cls(clean, [_Trial(part, TrueNeighbours(clean[part.numpy()]), least) for part, least in tried])
 
 
-Margins = Callable[[list[float]], Iterator[float]]
-"""How much more shares, one for each kind of text, gain than is asked of them in each trial and situation."""
+Margins = Callable[[list[float]], Iterator[tuple[str, float]]]
+"""How much more shares, one for each kind of text, gain than is asked of them in each trial, by situation."""
 
 
 def _trying(network: Network, store: _Store, at: _At, seed: int) -> Margins:
@@ -156,12 +156,12 @@ def _trying(network: Network, store: _Store, at: _At, seed: int) -> Margins:
     def before(number: int) -> npt.NDArray[np.float64]:
         return overlaps(store.trials[number], [noisy for noisy, _ in drawn()])
 
-    def margins(shares: list[float]) -> Iterator[float]:
+    def margins(shares: list[float]) -> Iterator[tuple[str, float]]:
         of_rows = torch.tensor([shares]).expand(len(levels), -1)
         blended = [network.blend(noisy, estimate, levels, of_rows) for noisy, estimate in drawn()]
         for number, trial in enumerate(store.trials):
-            for gains in overlaps(trial, blended) - before(number):
-                yield _in_errors(gains) - trial.least
+            for situation, gains in zip(SITUATIONS, overlaps(trial, blended) - before(number), strict=True):
+                yield situation, _in_errors(gains) - trial.least
 
     return margins
 
@@ -176,49 +176,66 @@ def choose_shares(
     network: Network, texts: Texts, told: float, seed: int, done: Callable[[], None]
 ) -> list[list[float]]:
     """The shares for a checkpoint, of each kind of text by noise level. The English one is the largest that helps every
-    store and harms none of its narrow parts. Another kind's is the largest up to which more does more for the store it
-    does least for, or helps them all, as far as there is an English one: none at all does harm where rows of one store
-    are of several kinds.
+    English store, harms none of its narrow parts, and harms noisy queries in no store of another kind; where every one
+    harms some, the largest that does all else. Another kind's is the largest up to which more does more for the store
+    it does least for, or helps them all; at most the English one, for rows of one store may be of several kinds, and
+    weighed in too different ways they do not compare.
 
-    To help is to gain three standard errors in every situation, to harm to lose two of them in a narrow part: of a
-    hundred comparisons (narrow parts, in three situations) one or two lose two by chance where nothing changes, so
-    nearly all must gain. Once noise has made the English share fall, more noise does not raise it again. `done` is
-    called after each level of each kind.
+    To help is to gain three standard errors in every situation, to harm to lose two of them: of a hundred comparisons
+    (narrow parts, in three situations) one or two lose two by chance where nothing changes, so nearly all must gain.
+    Once noise has made the English share fall, more noise does not raise it again. `done` is called as often as there
+    are levels of kinds.
     """
-    english, *others = texts
     chosen, most = list[list[float]](), SHARES[0]
-    of_english = [_Store.of(store, _NARROW_PARTS) for store in english]
-    of_others = [[_Store.of(store, 0) for store in stores] for stores in others]
+    stores = [[_Store.of(store, 0 if kind else _NARROW_PARTS) for store in sets] for kind, sets in enumerate(texts)]
     for level in RANKING_LEVELS:
         at = _At(level, told)
-        tried = [_trying(network, store, at, seed) for store in of_english]
+        english, *others = ([_trying(network, store, at, seed) for store in of_kind] for of_kind in stores)
         safe = (
-            share for share in SHARES if share <= most and all(m >= 0 for m in _margins(tried, [share] * len(texts)))
+            _with_others(share, others)
+            for share in SHARES
+            if share <= most and all(margin >= 0 for _, margin in _margins(english, [share] * len(texts)))
         )
-        shares = [next(safe, 0.0)]
+        shares = _first_without_harm(safe, list(chain(*others))) or [0.0] * len(texts)
         if chosen and shares[0] < max(before[0] for before in chosen):
             most = shares[0]
-        done()
-        for stores in of_others:
-            tried = [_trying(network, store, at, seed) for store in stores]
-            shares.append(_best_share(tried, shares, len(texts)) if shares[0] else 0.0)
-            done()
         chosen.append(shares)
+        for _ in texts:
+            done()
     return [list(of_kind) for of_kind in zip(*chosen, strict=True)]
 
 
-def _margins(tried: Sequence[Margins], shares: list[float]) -> Iterator[float]:
+def _margins(tried: Iterable[Margins], shares: list[float]) -> Iterator[tuple[str, float]]:
     return (margin for margins in tried for margin in margins(shares))
+
+
+def _with_others(english: float, others: Sequence[Sequence[Margins]]) -> list[float]:
+    """An English share, and the shares of the other kinds of text with it."""
+    shares = [english]
+    for tried in others:
+        shares.append(_best_share(tried, shares, 1 + len(others)))
+    return shares
 
 
 def _best_share(tried: Sequence[Margins], before: list[float], kinds: int) -> float:
     """The share of a kind of text, after those of the kinds before it."""
     best, most = 0.0, -math.inf
-    for share in (0.0, *reversed(SHARES)):
+    for share in (0.0, *(share for share in reversed(SHARES) if share <= before[0])):
         least = 0.0  # enough
-        for margin in _margins(tried, [*before, *[share] * (kinds - len(before))]):
+        for _, margin in _margins(tried, [*before, *[share] * (kinds - len(before))]):
             least = min(least, margin)
             if least < most:
                 return best
         best, most = share, least
     return best
+
+
+def _first_without_harm(safe: Iterable[list[float]], others: Sequence[Margins]) -> list[float] | None:
+    """Of lists of shares the first with which noisy queries lose in no store of another kind; else the very first."""
+    first = None
+    for shares in safe:
+        first = first or shares
+        margins = (margin for situation, margin in _margins(others, shares) if situation == "query")
+        if all(margin + _LEAST_GAIN >= -_MOST_LOSS for margin in margins):
+            return shares
+    return first

