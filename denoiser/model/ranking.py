@@ -231,7 +231,10 @@ def _best_share(tried: Sequence[Margins], before: list[float], kinds: int) -> fl
 
 
 def _first_without_harm(safe: Iterable[list[float]], others: Sequence[Margins]) -> list[float] | None:
-    """Of lists of shares the first with which noisy queries lose in no store of another kind; else the very first."""
+    """Of lists of shares the first with which noisy queries lose in no store of another kind; else the very first.
+
+    Those stores are tried as a whole, so `_LEAST_GAIN` is asked of each.
+    """
     first = None
     for shares in safe:
         first = first or shares
