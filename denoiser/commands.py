@@ -90,7 +90,7 @@ def _trust(network: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
         return BLEND
     texts = [list(sets.values()) for sets in (data.development, *data.foreign_development.values())]
     seed, steps = recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
-    with tracking("weighing", len(TOLD) + 2 * len(texts) * len(RANKING_LEVELS)) as advance:
+    with tracking("weighing", len(TOLD) + (len(texts) + 1) * len(RANKING_LEVELS)) as advance:
         told = fit_ranking(network, texts, seed, lambda: advance(1, "fits"), steps)
         shares = choose_shares(network, texts, told, seed, lambda: advance(1, "fits"))
     return {"levels": list(RANKING_LEVELS), "shares": shares, "told": told}

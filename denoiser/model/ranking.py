@@ -183,8 +183,7 @@ def choose_shares(
 
     To help is to gain three standard errors in every situation, to harm to lose two of them: of a hundred comparisons
     (narrow parts, in three situations) one or two lose two by chance where nothing changes, so nearly all must gain.
-    Once noise has made the English share fall, more noise does not raise it again. `done` is called as often as there
-    are levels of kinds.
+    Once noise has made the English share fall, more noise does not raise it again. `done` is called after each level.
     """
     chosen, most = list[list[float]](), SHARES[0]
     stores = [[_Store.of(store, 0 if kind else _NARROW_PARTS) for store in sets] for kind, sets in enumerate(texts)]
@@ -200,8 +199,7 @@ def choose_shares(
         if chosen and shares[0] < max(before[0] for before in chosen):
             most = shares[0]
         chosen.append(shares)
-        for _ in texts:
-            done()
+        done()
     return [list(of_kind) for of_kind in zip(*chosen, strict=True)]
 
 
