@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from denoiser.errors import DenoiserError
+from denoiser.errors import CorpusError, DenoiserError
 from denoiser.evaluation import report
 from denoiser.evaluation.measures import (
     LEVELS,
@@ -33,6 +33,7 @@ from denoiser.model.adaptation import FEWEST as FEWEST_ADAPTED_TO
 from denoiser.model.adaptation import Adaptation
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
+from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.ordering import share_of_steps
 from denoiser.model.ranking import STEPS, TOLD, choose_shares, fit_ranking
@@ -116,6 +117,11 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
     if not text.measured:
         corpus = replace(corpus, evaluation={IN_DOMAIN: corpus.evaluation[IN_DOMAIN]})
     prepared = _prepare(corpus, cache, recipe.device)
+    if (unlike := len(prepared.evaluation[IN_DOMAIN])) < FEWEST_MEASURED:
+        raise CorpusError(
+            f"only {unlike} of the sentences held out to measure on are unlike the others; at least {FEWEST_MEASURED} "
+            "are needed: take more varied text"
+        )
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     network = _train(prepared, recipe)
     blend = _trust(network, prepared, recipe)

@@ -24,7 +24,7 @@ from denoiser.api.metrics import Metrics
 from denoiser.errors import BusyError, DenoiserError, MediaTypeError, NotReadyError, SlowError, TooLargeError
 
 OPENAI_ROUTE = "/v1/embeddings"
-OPEN_ROUTES = ("/", "/health", "/ping")
+OPEN_ROUTES = ("/health", "/ping")
 OPEN_PAGES = "/console"  # the page and its files hold nothing; what they ask for needs the key
 BODY_SECONDS = 60
 GONE = 499  # nginx's status for a client that went away; HTTP has none

@@ -8,6 +8,7 @@ import binascii
 import codecs
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -33,8 +34,19 @@ _ALLOWED = {
 Content = TypeVar("Content", bound=Body)
 
 
-def read_body(body: bytes, *kinds: type[Content]) -> Content:
-    """The request in a JSON body; of several kinds the one whose own field the body has. Raises InvalidInputError."""
+@dataclass(frozen=True)
+class Limits:
+    """The most rows of numbers and the most texts taken in one request."""
+
+    rows: int
+    texts: int
+
+
+def read_body(body: bytes, limits: Limits, *kinds: type[Content]) -> Content:
+    """The request in a JSON body; of several kinds the one whose own field the body has.
+
+    Raises InvalidInputError, and TooLargeError for more rows or texts than are taken.
+    """
     try:
         content = pydantic_core.from_json(body.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
@@ -45,10 +57,18 @@ def read_body(body: bytes, *kinds: type[Content]) -> Content:
     if len(fitting) != 1:
         names = " or ".join(kind.own for kind in kinds)
         raise InvalidInputError(f"the body must hold {names}" + ("; it holds both" if fitting else ""))
+    kind = fitting[0]
+    _check_count(content[kind.own], kind, limits)
     try:
-        return fitting[0].model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise InvalidInputError(_explain(error, fitting[0])) from error
+        raise InvalidInputError(_explain(error, kind)) from error
+
+
+def _check_count(items: object, kind: type[Body], limits: Limits) -> None:
+    most: int = getattr(limits, kind.counted)
+    if isinstance(items, list) and len(items) > most:
+        raise TooLargeError(f"{kind.own} holds {len(items)} {kind.counted}; at most {most} are taken in one request")
 
 
 def _place(error: ErrorDetails) -> str:
@@ -71,10 +91,8 @@ def _explain(error: ValidationError, kind: type[Body]) -> str:
     return f"{_place(worst)}: {worst['msg'].lower().replace('input ', '')}{given}{allowed}"
 
 
-def check_texts(texts: Sequence[str], most: int, field: str = "texts") -> None:
-    """Raises TooLargeError for more than `most` texts, InvalidInputError for an empty or overlong one."""
-    if len(texts) > most:
-        raise TooLargeError(f"{field} holds {len(texts)} texts; at most {most} are taken in one request")
+def check_texts(texts: Sequence[str], field: str = "texts") -> None:
+    """Raises InvalidInputError for an empty or overlong text."""
     for row, text in enumerate(texts):
         if not text.strip():
             raise InvalidInputError(f"{field}[{row}] is empty; every text needs at least one visible character")
@@ -82,12 +100,9 @@ def check_texts(texts: Sequence[str], most: int, field: str = "texts") -> None:
             raise InvalidInputError(f"{field}[{row}] has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
 
 
-def read_vectors(request: EmbeddingRequest, width: int, most: int) -> Embeddings:
-    """The rows of a request as float32 [n, width]. Raises TooLargeError, InvalidInputError."""
-    rows = request.embeddings
-    if len(rows) > most:
-        raise TooLargeError(f"embeddings holds {len(rows)} rows; at most {most} are taken in one request")
-    vectors = [_read_row(number, row, request.encoding_format) for number, row in enumerate(rows)]
+def read_vectors(request: EmbeddingRequest, width: int) -> Embeddings:
+    """The rows of a request as float32 [n, width]. Raises InvalidInputError."""
+    vectors = [_read_row(number, row, request.encoding_format) for number, row in enumerate(request.embeddings)]
     for number, vector in enumerate(vectors):
         if len(vector) != width:
             raise InvalidInputError(

@@ -11,13 +11,20 @@ HIGHEST_NOISE = 10.0
 
 EncodingFormat = Literal["float", "base64"]
 NoiseLevel = Annotated[float, Field(ge=0, le=HIGHEST_NOISE, allow_inf_nan=False)]
+# The first wrong item ends the reading of a list: an error for each of millions took gigabytes.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Row = Annotated[list[float], Field(fail_fast=True)]
+Rows = Annotated[list[Row | str], Field(fail_fast=True)]
 
 
 class Body(BaseModel):
-    """A JSON body; `own` is the field that tells its kind from others and may not be missing."""
+    """A JSON body; `own` is the field that tells its kind from others and may not be missing, and holds so many of what
+    is `counted`.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     own: ClassVar[str]
+    counted: ClassVar[Literal["rows", "texts"]] = "texts"
 
 
 class DenoiseRequest(Body):
@@ -42,21 +49,21 @@ class TextRequest(DenoiseRequest):
     """Body of POST /denoise/text. Of each text the encoder reads the first 256 word pieces."""
 
     own = "texts"
-    texts: list[str] = Field(min_length=1)
+    texts: Texts = Field(min_length=1)
 
 
 class EmbeddingRequest(DenoiseRequest):
     """Body of POST /denoise/embedding."""
 
-    own = "embeddings"
-    embeddings: list[list[float] | str] = Field(min_length=1)
+    own, counted = "embeddings", "rows"
+    embeddings: Rows = Field(min_length=1)
 
 
 class CompareRequest(Body):
     """Body of POST /compare."""
 
     own = "texts"
-    texts: list[str] = Field(min_length=1)
+    texts: Texts = Field(min_length=1)
     noise_level: NoiseLevel = Field(default=0.1, description="standard deviation of the noise added")
     seed: int | None = Field(default=0, ge=0, lt=2**63, description="makes the noise reproducible; null: new each time")
     mode: Mode = "neighbours"
@@ -67,7 +74,7 @@ class OpenAIEmbeddingsRequest(Body):
     """Body of POST /v1/embeddings, as OpenAI's clients send it, and `denoise`."""
 
     own = "input"
-    input: str | list[str] = Field(min_length=1)
+    input: str | Texts = Field(min_length=1)
     model: str | None = Field(default=None, description="any name; the reply says which model answered")
     encoding_format: EncodingFormat | None = Field(default=None, description="null is float")
     dimensions: int | None = Field(default=None, description="only the model's own width, 384")

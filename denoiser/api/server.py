@@ -15,7 +15,8 @@ import uvicorn
 from denoiser.api.app import TrainingParts, create_app
 from denoiser.api.gate import is_local
 from denoiser.api.protocol import Protocol
-from denoiser.api.service import Limits, Service
+from denoiser.api.requests import Limits
+from denoiser.api.service import Service
 from denoiser.api.tunnel import open_tunnel, require_tunnel
 from denoiser.errors import CheckpointError, DenoiserError, OffError
 from denoiser.logs import configure_logs

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from denoiser.api.batching import Batcher, TextBatcher
-from denoiser.api.requests import check_texts, read_body, read_vectors, write_rows, write_vectors
+from denoiser.api.requests import Limits, check_texts, read_body, read_vectors, write_rows, write_vectors
 from denoiser.api.schemas import (
     Closeness,
     ComparedEmbeddings,
@@ -38,14 +38,6 @@ from denoiser.model.noise import Level, Levels, add_noise, levels_of
 from denoiser.vectors import closeness
 
 DENOISED_AT_ONCE = 8192
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most rows of numbers and the most texts taken in one request."""
-
-    rows: int
-    texts: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ class Service:
     async def denoise(self, body: bytes, *kinds: type[TextRequest] | type[EmbeddingRequest]) -> Reply:
         """The reply to a denoise body of one of the kinds. Raises DenoiserError."""
         start = time.perf_counter()
-        request = await asyncio.to_thread(read_body, body, *kinds)
+        request = await asyncio.to_thread(read_body, body, self.limits, *kinds)
         clean = await self._vectors(request)
         noisy = await asyncio.to_thread(
             _prepare, clean, request.noise_level, request.input_noise_level, request.mode, request.seed
@@ -107,9 +99,9 @@ class Service:
 
     async def embed(self, body: bytes) -> Reply:
         """The reply to an OpenAI embeddings body. Raises DenoiserError."""
-        request = await asyncio.to_thread(read_body, body, OpenAIEmbeddingsRequest)
+        request = await asyncio.to_thread(read_body, body, self.limits, OpenAIEmbeddingsRequest)
         texts = [request.input] if isinstance(request.input, str) else request.input
-        check_texts(texts, self.limits.texts, "input")
+        check_texts(texts, "input")
         if request.dimensions not in (None, self.denoiser.width):
             raise InvalidInputError(
                 f"dimensions is {request.dimensions}; this model gives {self.denoiser.width} and no other"
@@ -123,8 +115,8 @@ class Service:
     async def compare(self, body: bytes) -> Reply:
         """The reply to a compare body: noisy and denoised against clean. Raises DenoiserError."""
         start = time.perf_counter()
-        request = await asyncio.to_thread(read_body, body, CompareRequest)
-        check_texts(request.texts, self.limits.texts)
+        request = await asyncio.to_thread(read_body, body, self.limits, CompareRequest)
+        check_texts(request.texts)
         clean, _ = await self._encode(request.texts)
         noisy = await asyncio.to_thread(_prepare, clean, request.noise_level, "auto", request.mode, request.seed)
         denoised = await self._denoising.run(noisy)
@@ -132,8 +124,8 @@ class Service:
 
     async def _vectors(self, request: TextRequest | EmbeddingRequest) -> Embeddings:
         if isinstance(request, EmbeddingRequest):
-            return await asyncio.to_thread(read_vectors, request, self.denoiser.width, self.limits.rows)
-        check_texts(request.texts, self.limits.texts)
+            return await asyncio.to_thread(read_vectors, request, self.denoiser.width)
+        check_texts(request.texts)
         vectors, _ = await self._encode(request.texts)
         return vectors
 

@@ -21,11 +21,11 @@ from denoiser.logs import configure_logs
 from denoiser.model import checkpoint
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
+from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.training import fine_tuning
 from denoiser.text.embeddings import without_near_duplicates
 from denoiser.text.plain import MOST, find_sentences
 
-_FEWEST_HELD_OUT = 20
 _log = structlog.get_logger()
 
 
@@ -92,10 +92,10 @@ class _Run:
         vectors = self._encode(training + held_out)
         seen = vectors[: len(training)]
         unseen = without_near_duplicates(vectors[len(training) :], seen)
-        if len(unseen) < _FEWEST_HELD_OUT:
+        if len(unseen) < FEWEST_MEASURED:
             raise InvalidInputError(
                 f"only {len(unseen)} of {len(held_out)} held-out sentences are unlike the others; at least "
-                f"{_FEWEST_HELD_OUT} are needed to measure the result: send more varied text"
+                f"{FEWEST_MEASURED} are needed to measure the result: send more varied text"
             )
         return seen, unseen
 

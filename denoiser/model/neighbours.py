@@ -12,7 +12,8 @@ from denoiser.model.encoder import Embeddings
 
 SITUATIONS = ("query", "store", "both")
 _NEIGHBOURS = 10
-QUERIES = 1000
+QUERIES, FEWEST = 1000, 20
+"""The most queries, and the fewest embeddings to measure on."""
 _ROWS = 1024
 
 

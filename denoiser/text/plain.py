@@ -4,6 +4,8 @@ Sentences are distinct but for case and spaces, in the order of the file.
 """
 
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from denoiser.errors import CorpusError, InvalidInputError, MediaTypeError
@@ -14,7 +16,8 @@ LONGEST_LINE = 100_000
 _SHORTEST, _LONGEST = 8, 1000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\W*[A-Z0-9])|(?<=[。！？])")
+# Before a letter or digit, perhaps after a dash or the like. Only single spaces: in time linear in a line's length.
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]* (?=(?:[^\w\s]+ )?[^\w\s]*([^\W_]))|(?<=[。！？])")
 
 
 def decode(content: bytes) -> str:
@@ -43,8 +46,7 @@ def find_sentences(text: str, fewest: int = FEWEST, use: str = TRAIN_AND_MEASURE
                 f"line {number} has {len(line)} characters; at most {LONGEST_LINE} are allowed: "
                 "put one sentence or paragraph on a line"
             )
-        for piece in _SENTENCE_END.split(line):
-            sentence = " ".join(piece.split())
+        for sentence in _split(" ".join(line.split())):
             if _SHORTEST <= len(sentence) <= _LONGEST and any(c.isalpha() for c in sentence):
                 kept.setdefault(sentence.casefold(), sentence)
     if len(kept) < fewest:
@@ -53,6 +55,15 @@ def find_sentences(text: str, fewest: int = FEWEST, use: str = TRAIN_AND_MEASURE
             f"at least {fewest} are needed {use}: send more text"
         )
     return list(kept.values())
+
+
+def _split(line: str) -> Iterator[str]:
+    """A line's sentences, those that are too long in parts."""
+    start = 0
+    for end in (*_SENTENCE_END.finditer(line), None):
+        if end is None or not (end[1] or "").islower():
+            yield from textwrap.wrap(line[start : end and end.start()], _LONGEST, break_long_words=False)
+            start = end.end() if end else start
 
 
 def read_sentences(path: Path, fewest: int, use: str) -> list[str]:

@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from denoiser.api.app import create_app
 from denoiser.api.gate import read_limited
-from denoiser.api.service import Limits, Service
+from denoiser.api.requests import Limits
+from denoiser.api.service import Service
 from denoiser.api.uploads import receive
 from denoiser.errors import CheckpointError, SlowError
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
@@ -135,11 +136,13 @@ def test_a_bug_is_a_500_with_a_request_id_and_no_details(denoiser: Denoiser) -> 
         assert "secret" not in reply.text
 
 
-@pytest.mark.parametrize("path", ["/denoise/text", "/denoise/embedding", "/invocations", "/metrics", "/docs", "/nope"])
+@pytest.mark.parametrize(
+    "path", ["/", "/denoise/text", "/denoise/embedding", "/invocations", "/metrics", "/docs", "/nope"]
+)
 def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: str) -> None:
     service = Service(denoiser, SlowEncoder(), Limits(10, 10))
     with running(create_app(lambda: service, Settings(api_key=SecretStr("s3cret")))) as address:
-        assert {httpx.get(address + route, timeout=60).status_code for route in ("/", "/health")} == {200}
+        assert {httpx.get(address + route, timeout=60).status_code for route in ("/ping", "/health")} == {200}
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
             reply = httpx.post(address + path, headers=header, timeout=60)
             assert reply.status_code == 401

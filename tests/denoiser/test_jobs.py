@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from bench.ports import free_port
 from denoiser.api.app import TrainingParts, create_app
+from denoiser.api.requests import Limits
 from denoiser.api.server import only_readable, open_denoiser, open_training
-from denoiser.api.service import Limits, Service
+from denoiser.api.service import Service
 from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import ConflictError, OffError
 from denoiser.jobs.models import Models

@@ -2,16 +2,19 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from denoiser.api.requests import read_body, read_vectors, write_vectors
+from denoiser.api.requests import Limits, read_body, read_vectors, write_vectors
 from denoiser.api.schemas import EmbeddingRequest, TextRequest
 from denoiser.errors import DenoiserError, InvalidInputError
 
+LIMITS = Limits(rows=5, texts=2000)
 NUMBERS = st.floats(-1000, 1000, width=32)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -23,10 +26,13 @@ def read(
     embeddings: object, encoding: str = "float", width: int = 3
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     request = read_body(
-        json.dumps({"embeddings": embeddings, "encoding_format": encoding}).encode(), EmbeddingRequest, TextRequest
+        json.dumps({"embeddings": embeddings, "encoding_format": encoding}).encode(),
+        LIMITS,
+        EmbeddingRequest,
+        TextRequest,
     )
     assert isinstance(request, EmbeddingRequest)
-    return read_vectors(request, width, most=5)
+    return read_vectors(request, width)
 
 
 @given(st.lists(st.lists(NUMBERS, min_size=3, max_size=3), min_size=1, max_size=5))
@@ -70,4 +76,21 @@ def test_any_json_is_read_or_refused_in_one_line(content: object) -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidInputError):
-        read_body(body, TextRequest, EmbeddingRequest)
+        read_body(body, LIMITS, TextRequest, EmbeddingRequest)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"texts": [1] * 1500}, "texts[0]: should be a valid string"),
+        ({"embeddings": [["1"] * 3] * 5}, "embeddings[0][0]: should be a valid number, not '1'"),
+        ({"embeddings": [None] * 5}, "embeddings[0]: should be a valid list, not None"),
+        ({"texts": [1] * 2001}, "texts holds 2001 texts; at most 2000 are taken in one request"),
+        ({"embeddings": [[]] * 6}, "embeddings holds 6 rows; at most 5 are taken in one request"),
+    ],
+)
+def test_one_wrong_item_is_enough_and_too_many_are_not_read(content: object, complaint: str) -> None:
+    with pytest.raises(DenoiserError, match=f"^{re.escape(complaint)}$") as refusal:
+        read_body(json.dumps(content).encode(), LIMITS, TextRequest, EmbeddingRequest)
+    reason = refusal.value.__cause__
+    assert not isinstance(reason, ValidationError) or reason.error_count() <= len(("of a list", "of a string"))

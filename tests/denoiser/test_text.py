@@ -18,6 +18,7 @@ import pytest
 from denoiser.errors import CorpusError
 from denoiser.text import corpus as corpora
 from denoiser.text.corpus import Corpus, fetch, from_files, from_packages, with_crossed
+from denoiser.text.plain import find_sentences
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import TRAINING, Kind, Source
 from tests.servers import children, wait_until_ended
@@ -110,6 +111,21 @@ def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
     assert len(from_files([path, path], seed=1).learnt) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "sentences"),
+    [
+        ('He said: "Go home." - Then we left, e.g. to town.', ['He said: "Go home.', "- Then we left, e.g. to town."]),
+        ("C'est bien fini. Écoute-moi bien. À demain, Zoë.", ["C'est bien fini.", "Écoute-moi bien.", "À demain, Zoë."]),
+        ("Сегодня идёт дождь. Как дела, сосед? 7 часов.", ["Сегодня идёт дождь.", "Как дела, сосед?", "7 часов."]),
+        ("今天天气非常好。我们一起去公园！", ["今天天气非常好。", "我们一起去公园！"]),
+        ("word " * 300, [("word " * 200).strip(), ("word " * 100).strip()]),
+        ("Ends. " + ". " * 40_000, ["Ends." + " ." * 497]),
+    ],
+)
+def test_a_paragraph_of_any_script_is_parted_into_its_sentences(line: str, sentences: list[str]) -> None:
+    assert find_sentences(line, 1)[: len(sentences)] == sentences
 
 
 def test_quoted_strings_are_read_from_json_and_compressed_csv(tmp_path: Path) -> None:
