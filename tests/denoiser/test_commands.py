@@ -1,9 +1,9 @@
 """The command line as a user types it."""
 
+import re
 import signal
 import socket
 import sys
-import re
 from pathlib import Path
 
 import pytest
@@ -96,7 +96,9 @@ def test_train_refuses_an_output_that_it_must_not_or_cannot_write_before_it_read
 
 def test_train_refuses_text_of_which_too_little_is_unlike_the_rest(tmp_path: Path) -> None:
     text = tmp_path / "invoices.txt"
-    text.write_text("\n".join(f"The invoice number {i} of the customer was paid on time and closed." for i in range(260)))
+    text.write_text(
+        "\n".join(f"The invoice number {i} of the customer was paid on time and closed." for i in range(260))
+    )
     code, _, err = outcome("train", "--text", text, "--output", tmp_path / "model", DENOISER_CACHE=str(tmp_path))
     assert code == 1
     assert re.search(r"denoiser: only \d+ of the sentences held out .* at least 20 are needed: take more varied", err)

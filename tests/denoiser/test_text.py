@@ -117,7 +117,10 @@ def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
     ("line", "sentences"),
     [
         ('He said: "Go home." - Then we left, e.g. to town.', ['He said: "Go home.', "- Then we left, e.g. to town."]),
-        ("C'est bien fini. Écoute-moi bien. À demain, Zoë.", ["C'est bien fini.", "Écoute-moi bien.", "À demain, Zoë."]),
+        (
+            "C'est bien fini. Écoute-moi bien. À demain, Zoë.",
+            ["C'est bien fini.", "Écoute-moi bien.", "À demain, Zoë."],
+        ),
         ("Сегодня идёт дождь. Как дела, сосед? 7 часов.", ["Сегодня идёт дождь.", "Как дела, сосед?", "7 часов."]),
         ("今天天气非常好。我们一起去公园！", ["今天天气非常好。", "我们一起去公园！"]),
         ("word " * 300, [("word " * 200).strip(), ("word " * 100).strip()]),
