@@ -25,6 +25,8 @@ def ensure(aws: Aws, names: Names, service: ServiceName, scaling: Autoscaling | 
             aws.change(SCALING, "DeregisterScalableTarget", **definitions.variant(names, service))
         return
     wanted = definitions.scalable_target(names, service, scaling)
+    if found:
+        del wanted["Tags"]  # which are refused where the target is there
     if not found or any(found[key] != wanted[key] for key in ("MinCapacity", "MaxCapacity")):
         aws.change(SCALING, "RegisterScalableTarget", **wanted)
     policy = definitions.scaling_policy(names, service, scaling)

@@ -1,8 +1,9 @@
 """A stand-in for AWS, over HTTP: moto's server, and in front of it what moto lacks or does otherwise than AWS.
 
 Its own replies, and the requests they answer, are checked against botocore's service model. Its part: UpdateEndpoint,
-the states an endpoint goes through, duplicate models, streamed invocations (passed on to a real service, cut
-anywhere), checksums of S3, images in ECR (asked of a real registry, where there is one), and failures on order.
+the states an endpoint goes through, duplicate models, tags on a scalable target that exists, streamed invocations
+(passed on to a real service, cut anywhere), checksums of S3, images in ECR (asked of a real registry, where there is
+one), and failures on order.
 """
 
 import base64
@@ -250,14 +251,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(body)
 
     def _own_CreateModel(self, request: dict[str, Any]) -> None:  # noqa: N802 - named after the operation
-        lookup = {"ModelName": request["ModelName"]}
-        headers = {"X-Amz-Target": "SageMaker.DescribeModel", "Content-Type": JSON}
-        headers["Authorization"] = self.headers["Authorization"]
-        if self.client.post(self.stand_in.moto, headers=headers, json=lookup).status_code == 200:
+        if self._look("SageMaker.DescribeModel", {"ModelName": request["ModelName"]}).status_code == 200:
             message = f"Cannot create already existing model {request['ModelName']}."
             self._error(Failure("ValidationException", message))
         else:
             self._pass_on(json.dumps(request).encode())
+
+    def _own_RegisterScalableTarget(self, request: dict[str, Any]) -> None:  # noqa: N802
+        place = {"ServiceNamespace": request["ServiceNamespace"], "ResourceIds": [request["ResourceId"]]}
+        found = self._look("AnyScaleFrontendService.DescribeScalableTargets", place).json()["ScalableTargets"]
+        if found and request.get("Tags"):
+            message = (
+                "The scalable target that you tried to tag already exists. To update tags on an existing scalable "
+                "target, use the TagResource API."
+            )
+            self._error(Failure("ValidationException", message))
+        else:
+            self._pass_on(json.dumps(request).encode())
+
+    def _look(self, target: str, lookup: dict[str, Any]) -> httpx.Response:
+        """What moto says to another request than the one that came."""
+        headers = {"X-Amz-Target": target, "Content-Type": JSON, "Authorization": self.headers["Authorization"]}
+        return self.client.post(self.stand_in.moto, headers=headers, json=lookup)
 
     def _own_UpdateEndpoint(self, request: dict[str, Any]) -> None:  # noqa: N802
         check("sagemaker", "UpdateEndpoint", request, "input")

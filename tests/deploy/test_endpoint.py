@@ -175,6 +175,10 @@ def test_scale_between_two_numbers(denoiser: Account) -> None:
     again = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "2", "--max", "4", "--target", "7.5")
     assert again.code == 0
     assert not [call for call in denoiser.calls if call[1].startswith(("Put", "Register"))]
+    other = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "1", "--max", "3")
+    assert other.code == 0, other.err
+    target = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"][0]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 3)
     wrong = denoiser.deploy("endpoint", "scale", "denoiser", "--min", "5", "--max", "4")
     assert wrong.code == 2
     assert "max (4) is below min (5)" in wrong.err
