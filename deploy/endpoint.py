@@ -82,13 +82,13 @@ class Endpoint:
         """Bring the endpoint to its definition: what was done, as a word. Does not wait for what it starts."""
         check_role(self.aws, self.names)
         found = self.describe()
-        config = self._ensure_config(image, data)
         if found and found["EndpointStatus"] in AT_WORK:
             found = self.settle()
         if found and found["EndpointStatus"] == "Failed":
             say(f"{self.name} failed earlier ({found.get('FailureReason', 'no reason given')}); making it anew")
             self.delete()
             found = None
+        config = self._ensure_config(image, data, found["EndpointConfigName"] if found else "")
         self._ensure_alarm()
         if found is None:
             creation = definitions.endpoint(self.names, self.service, config)
@@ -99,14 +99,18 @@ class Endpoint:
         self.aws.change("sagemaker", "UpdateEndpoint", **definitions.update(self.names, self.service, config))
         return "updated"
 
-    def _ensure_config(self, image: str, data: str) -> str:
+    def _ensure_config(self, image: str, data: str, serving: str) -> str:
+        """The configuration's name. One left by an earlier update is made anew: `asked_for` goes by the newest."""
         model = definitions.model(self.names, self.service, image, data)
         if self.aws.read("sagemaker", "DescribeModel", ModelName=model["ModelName"]) is None:
             self.aws.change("sagemaker", "CreateModel", **model)
         config = definitions.endpoint_config(self.names, self.service, model["ModelName"])
         name = str(config["EndpointConfigName"])
-        if self.aws.read("sagemaker", "DescribeEndpointConfig", EndpointConfigName=name) is None:
-            self.aws.change("sagemaker", "CreateEndpointConfig", **config)
+        if name == serving:
+            return name
+        if self.aws.read("sagemaker", "DescribeEndpointConfig", EndpointConfigName=name):
+            self.aws.change("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name)
+        self.aws.change("sagemaker", "CreateEndpointConfig", **config)
         return name
 
     def _ensure_alarm(self) -> None:
@@ -135,9 +139,9 @@ class Endpoint:
             say(f"{self.name}: {found['EndpointStatus']} ({time.monotonic() - started:.0f} s)")
         return found
 
-    def wait(self, image: str = "", data: str = "") -> dict[str, Any]:
-        """Wait until it serves: with an image, until it serves that definition. Raises EndpointFailed with the reason
-        and the last log lines, after removing the definition that an update could not bring up."""
+    def wait(self, config: str) -> dict[str, Any]:
+        """Wait until it serves with that configuration. Raises EndpointFailed with the reason and the last log lines,
+        after removing the definition that an update could not bring up."""
         if self.aws.journal.dry_run:
             return {}
         found = self.settle()
@@ -146,11 +150,8 @@ class Endpoint:
         status, reason = found["EndpointStatus"], found.get("FailureReason", "SageMaker gives no reason")
         if status != "InService":
             raise EndpointFailed(f"{self.name} is {status}: {reason}", self.log())
-        if image and found["EndpointConfigName"] != self._definition_names(image, data)[1]:
-            serving = self.aws.ask(
-                "sagemaker", "DescribeEndpointConfig", EndpointConfigName=found["EndpointConfigName"]
-            )
-            self.remove_unused(found["EndpointConfigName"], serving["ProductionVariants"][0]["ModelName"])
+        if found["EndpointConfigName"] != config:
+            self.remove_unused(found["EndpointConfigName"], self._model_of(found["EndpointConfigName"]))
             raise EndpointFailed(
                 f"the update of {self.name} failed and was rolled back; it serves as before with "
                 f"{found['EndpointConfigName']}: {reason}",
@@ -158,23 +159,33 @@ class Endpoint:
             )
         return found
 
-    def finish_update(self, image: str, data: str) -> None:
+    def finish_update(self, config: str, model: str) -> None:
         """Wait until it serves that definition, then remove every other one of the project."""
-        self.wait(image, data)
-        model, config = self._definition_names(image, data)
+        self.wait(config)
         self.remove_unused(config, model)
 
-    def _definition_names(self, image: str, data: str) -> tuple[str, str]:
+    def definition(self, image: str, data: str) -> tuple[str, str]:
+        """Names of the configuration and the model that the settings make."""
         model = str(definitions.model(self.names, self.service, image, data)["ModelName"])
-        return model, str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"])
+        return str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"]), model
+
+    def asked_for(self) -> tuple[str, str]:
+        """Names of the configuration and the model that it was last told to run, by whatever settings."""
+        config = (self.configs() or [self.require()["EndpointConfigName"]])[0]
+        return config, self._model_of(config)
+
+    def _model_of(self, config: str) -> str:
+        found = self.aws.ask("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
+        return str(found["ProductionVariants"][0]["ModelName"])
 
     def log(self) -> list[str]:
         """The end of what its containers printed."""
         return logs.last_lines(self.aws, self.names.log_group(self.service), LOG_LINES)
 
     def configs(self) -> list[str]:
-        """Names of the project's configurations for this endpoint."""
-        found = self.aws.pages("sagemaker", "ListEndpointConfigs", "EndpointConfigs", NameContains=f"{self.name}-")
+        """Names of the project's configurations for this endpoint, the newest first."""
+        order = {"SortBy": "CreationTime", "SortOrder": "Descending", "NameContains": f"{self.name}-"}
+        found = self.aws.pages("sagemaker", "ListEndpointConfigs", "EndpointConfigs", **order)
         return self._mine(found, "EndpointConfig")
 
     def models(self) -> list[str]:

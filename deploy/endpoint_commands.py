@@ -41,7 +41,7 @@ def _ensure(stack: Stack, service: ServiceName, no_wait: bool) -> Result:
     image, data = stack.require_artifacts(service)
     what = stack.endpoint(service).ensure(image, data)
     if not no_wait:
-        stack.finish(service, data)
+        stack.finish(service, *stack.endpoint(service).definition(image, data))
     return {stack.names.endpoint(service): what}
 
 
@@ -59,12 +59,13 @@ def status(stack: Stack, service: Which) -> Result:
     }
 
 
-@command(app, changes=False)
+@command(app)
 def wait(stack: Stack, service: Which) -> Result:
-    """Wait until the endpoint serves."""
-    stack.endpoint(service).require()
-    found = stack.endpoint(service).wait()
-    return {"endpoint": found["EndpointName"], "status": found["EndpointStatus"]}
+    """Finish a `create` or `update` that did not wait: until the endpoint serves, and autoscaling is as in the settings."""
+    endpoint = stack.endpoint(service)
+    endpoint.require()
+    stack.finish(service, *endpoint.asked_for())
+    return {"endpoint": endpoint.name, "status": endpoint.require()["EndpointStatus"]}
 
 
 @command(app, changes=False)

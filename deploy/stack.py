@@ -81,12 +81,12 @@ class Stack:
             self.ensure_image()
         made = {name: self.endpoint(name).ensure(self.image(name), data[name]) for name in services}
         for service in services:
-            self.finish(service, data[service])
+            self.finish(service, *self.endpoint(service).definition(self.image(service), data[service]))
         return {self.names.endpoint(service): what for service, what in made.items()}
 
-    def finish(self, service: ServiceName, data: str) -> None:
-        """Wait until the endpoint serves its definition, remove the one before, bring autoscaling to its own."""
-        self.endpoint(service).finish_update(self.image(service), data)
+    def finish(self, service: ServiceName, config: str, model: str) -> None:
+        """Wait until the endpoint serves that definition, remove the one before, bring autoscaling to its own."""
+        self.endpoint(service).finish_update(config, model)
         scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
 
     def require_artifacts(self, service: ServiceName) -> tuple[str, str]:

@@ -66,6 +66,27 @@ def test_an_update_that_fails_is_rolled_back_and_said(denoiser: Account) -> None
     assert things(denoiser) == before
 
 
+def test_wait_finishes_what_was_left_to_it(denoiser: Account) -> None:
+    """Whatever the settings of `wait` say of the definition: it goes by what the endpoint was told."""
+    before = things(denoiser)
+    push_image(denoiser, "v2")
+    update = ("endpoint", "update", "denoiser", "--no-wait")
+    denoiser.aws.failing_updates = True
+    assert denoiser.deploy(*update, image__tag="v2").code == 0
+    done = denoiser.deploy("endpoint", "wait", "denoiser")
+    assert done.code == 3
+    assert "failed and was rolled back" in done.err
+    assert things(denoiser) == before
+    denoiser.aws.failing_updates = False
+    for tag in ("v2", "v1"):  # there and back, so that the first definition is left from before
+        assert denoiser.deploy(*update, image__tag=tag).code == 0
+    scaled = {"denoiser__autoscaling": '{"max": 3}'}
+    done = denoiser.deploy("endpoint", "wait", "denoiser", "--json", image__tag="v2", **scaled)
+    assert done.code == 0, done.err
+    assert done.json["status"] == "InService"
+    assert things(denoiser) == {**before, "targets": ["endpoint/djl-container-denoiser/variant/AllTraffic"]}
+
+
 def test_waiting_ends_at_the_limit(ready: Account) -> None:
     ready.aws.states = ["Creating"] * 1000
     done = ready.deploy("endpoint", "create", "denoiser", wait_seconds="0.05")
