@@ -72,13 +72,13 @@ def upload(
 @command(groups["image"])
 def build(stack: Stack) -> Result:
     """Build the image with Docker."""
-    return {"image": image.build(stack.names, stack.aws)}
+    return {"image": image.build(stack.aws, stack.names, stack.custom_image)}
 
 
 @command(groups["image"])
 def push(stack: Stack) -> Result:
     """Bring the image to ECR."""
-    return {"image": image.push(stack.aws, stack.names)}
+    return {"image": image.push(stack.aws, stack.names, stack.custom_image)}
 
 
 @command(app, changes=False, name="package")

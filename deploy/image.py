@@ -44,9 +44,9 @@ def source_checksum(image: Image) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(names: Names, aws: Aws) -> str:
+def build(aws: Aws, names: Names, image: str) -> str:
     """Build the image with its address as its name; Docker's own cache makes a second build quick."""
-    settings, image = names.settings.image, address(names)
+    settings = names.settings.image
     options = ["--tag", image]
     if settings.build_network != "default":
         options += ["--network", settings.build_network]
@@ -66,9 +66,8 @@ def is_pushed(aws: Aws, names: Names, image: str) -> bool:
     return bool(found and found["imageDetails"])
 
 
-def push(aws: Aws, names: Names) -> str:
-    """Bring the built image to the repository, which is made if it is missing."""
-    image = address(names)
+def push(aws: Aws, names: Names, image: str) -> str:
+    """Bring the built image of that address to the repository, which is made if it is missing."""
     if is_pushed(aws, names, image):
         say(f"{image} is pushed already")
         return image

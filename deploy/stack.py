@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,14 @@ class Stack:
         """Whether the endpoint runs the DJL image of AWS."""
         return service == "chat" and self.settings.chat.image == "stock"
 
+    @cached_property
+    def custom_image(self) -> str:
+        """Address of the custom image: the same in all of a run, whatever becomes of its sources meanwhile."""
+        return image.address(self.names)
+
     def image(self, service: ServiceName) -> str:
         """Address of the endpoint's image."""
-        return self.names.stock_image if self.is_stock(service) else image.address(self.names)
+        return self.names.stock_image if self.is_stock(service) else self.custom_image
 
     def data(self, service: ServiceName) -> str:
         """Address of the endpoint's model data."""
@@ -59,11 +65,11 @@ class Stack:
             package.send(self.aws, self.names, package.build(self.package_path()), data["chat"])
         return data
 
-    def ensure_image(self) -> str:
-        """Build and push, unless the repository has it: the address of the custom image."""
-        if not image.is_pushed(self.aws, self.names, image.address(self.names)):
-            image.build(self.names, self.aws)
-        return image.push(self.aws, self.names)
+    def ensure_image(self) -> None:
+        """Build and push the custom image, unless the repository has it."""
+        if not image.is_pushed(self.aws, self.names, self.custom_image):
+            image.build(self.aws, self.names, self.custom_image)
+        image.push(self.aws, self.names, self.custom_image)
 
     def package_path(self) -> Path:
         """Where `package` writes unless told otherwise."""

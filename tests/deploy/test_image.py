@@ -7,7 +7,7 @@ import pytest
 from deploy.errors import ConfigError
 from deploy.image import source_checksum
 from deploy.settings import Image
-from tests.deploy.conftest import Account
+from tests.deploy.conftest import Account, push_image
 
 
 @pytest.fixture
@@ -48,6 +48,19 @@ def test_a_dry_run_shows_build_and_push(account: Account, context: Path) -> None
     assert [entry.get("operation", "push") for entry in done.json] == ["CreateRepository", "push"]
     assert done.json[0]["parameters"]["imageTagMutability"] == "IMMUTABLE"
     assert done.json[1] == {"push": name}
+
+
+def test_a_source_that_changes_during_a_run_changes_no_address_of_it(
+    account: Account, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(command: list[str], *_: object) -> None:
+        push_image(account, command[command.index("--tag") + 1].rpartition(":")[2])
+        (context / "hello").write_text("edited while Docker builds")
+
+    monkeypatch.setattr("deploy.journal._run", build)
+    done = account.deploy("up", "--json", image__tag="", image__context=str(context), chat__enabled="false")
+    assert done.code == 0, done.err
+    assert done.json["djl-container-denoiser"] == "created"
 
 
 def test_an_image_that_is_there_is_not_pushed_again(account: Account) -> None:
