@@ -16,6 +16,10 @@ from deploy.progress import counting, say
 from deploy.settings import Image
 
 SILENCE_SECONDS = 600  # that Docker may say nothing on a slow link or a busy machine
+PLATFORM = "linux/amd64"  # of SageMaker's instances, whatever this machine is
+# SageMaker takes no index of manifests, which buildx makes of an image with attestations. As a variable, for BuildKit
+# without buildx does not know its option.
+BUILDKIT = {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 NO_DOCKER = "cannot reach Docker ({}); start it, or set DOCKER_HOST"
 
 
@@ -47,7 +51,7 @@ def source_checksum(image: Image) -> str:
 def build(aws: Aws, names: Names, image: str) -> str:
     """Build the image with its address as its name; Docker's own cache makes a second build quick."""
     settings = names.settings.image
-    options = ["--tag", image]
+    options = ["--tag", image, "--platform", PLATFORM]
     if settings.build_network != "default":
         options += ["--network", settings.build_network]
     for key, value in settings.arguments.items():
@@ -55,7 +59,7 @@ def build(aws: Aws, names: Names, image: str) -> str:
     for key, path in settings.build_secrets.items():
         options += ["--secret", f"id={key},src={path.expanduser()}"]
     command = ["docker", "build", *options, str(settings.context.expanduser())]
-    aws.journal.run(command, {**os.environ, "DOCKER_BUILDKIT": "1"})
+    aws.journal.run(command, {**os.environ, **BUILDKIT})
     return image
 
 
