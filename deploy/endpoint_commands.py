@@ -61,7 +61,7 @@ def status(stack: Stack, service: Which) -> Result:
 
 @command(app)
 def wait(stack: Stack, service: Which) -> Result:
-    """Finish a `create` or `update` that did not wait: until the endpoint serves, and autoscaling is as in the settings."""
+    """Finish a `create` or `update` that did not wait: the endpoint serves, autoscaling is as the settings say."""
     endpoint = stack.endpoint(service)
     endpoint.require()
     stack.finish(service, *endpoint.asked_for())

@@ -4,6 +4,8 @@ Flags win over the environment, the environment over the file, the file over the
 """
 
 import json
+import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,10 @@ ServiceName = Literal["chat", "denoiser"]
 SERVICES: tuple[ServiceName, ...] = ("chat", "denoiser")
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
 PREFIX = "DEPLOY_"
+# Tables whose keys are the user's own, as variables of the environment.
+OWN_NAMES = re.compile(
+    rf"{PREFIX}(TAGS|IMAGE__BUILD_(?:ARGS|SECRETS)|(?:CHAT|DENOISER)__ENVIRONMENT)__(.+)", re.IGNORECASE
+)
 
 
 class _Section(BaseModel):
@@ -183,6 +189,7 @@ def read_settings(file: Path | None, flags: list[str], **given: str | None) -> S
     path = file or DEFAULT_FILE
     if file and not file.is_file():
         raise ConfigError(f"--config {file}: no such file; write one (see README) or leave the option out")
+    _refuse_capitals()
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -195,6 +202,18 @@ def read_settings(file: Path | None, flags: list[str], **given: str | None) -> S
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "settings"
         raise ConfigError(f"setting {where}: {first['msg']}, got {first['input']!r} {_source(path, where)}") from None
+
+
+def _refuse_capitals() -> None:
+    """Pydantic makes the names of variables lower case: an own name in capitals would become another one."""
+    for variable in os.environ:
+        own = OWN_NAMES.fullmatch(variable)
+        if own and own[2] != own[2].lower():
+            table = own[1].upper()
+            raise ConfigError(
+                f"{variable}: capitals of {own[2]} would be lost; set {PREFIX}{table}='{{\"{own[2]}\": \"VALUE\"}}' or "
+                f"give --set {table.lower().replace('__', '.')}.{own[2]}=VALUE"
+            )
 
 
 def _nested(flags: list[str], values: dict[str, Any]) -> dict[str, Any]:

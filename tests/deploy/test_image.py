@@ -39,8 +39,8 @@ def test_a_dry_run_shows_build_and_push(account: Account, context: Path) -> None
     name = f"123456789012.dkr.ecr.us-east-1.amazonaws.com/djl-container:{tag}"
     settings = {"image__tag": "", "image__context": str(context), "image__build_args": '{"BASE": "b"}'}
     done = account.deploy("image", "build", "--dry-run", **settings)
-    arguments = ["--build-arg", "REQUIREMENTS=vllm", "--build-arg", "BASE=b"]
-    assert done.json == [{"command": ["docker", "build", "--tag", name, "--platform", "linux/amd64", *arguments, str(context)]}]
+    options = ["--platform", "linux/amd64", "--build-arg", "REQUIREMENTS=vllm", "--build-arg", "BASE=b"]
+    assert done.json == [{"command": ["docker", "build", "--tag", name, *options, str(context)]}]
     done = account.deploy("image", "build", "--dry-run", **settings, image__build_network="host")
     assert done.json[0]["command"][6:8] == ["--network", "host"]
     account.client("ecr").delete_repository(repositoryName="djl-container", force=True)

@@ -53,6 +53,25 @@ def test_what_cannot_be_used_is_named(flag: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("DEPLOY_IMAGE__BUILD_ARGS__PIP_INDEX_URL", "--set image.build_args.PIP_INDEX_URL=VALUE"),
+        ("DEPLOY_CHAT__ENVIRONMENT__CHAT_MAX_RUNNING", """DEPLOY_CHAT__ENVIRONMENT='{"CHAT_MAX_RUNNING": "VALUE"}'"""),
+        ("DEPLOY_TAGS__Team", """DEPLOY_TAGS='{"Team": "VALUE"}'"""),
+    ],
+)
+def test_a_variable_that_would_lose_capitals_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    monkeypatch.setenv("DEPLOY_TAGS__team", "nlp")
+    assert read_settings(None, []).tags == {"team": "nlp"}
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(ConfigError, match=variable) as caught:
+        read_settings(None, [])
+    assert said in str(caught.value)
+
+
 def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_settings(tmp_path / "missing.toml", [])
