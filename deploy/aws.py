@@ -90,7 +90,10 @@ class Aws:
         """The boto3 client of a service; one for all threads."""
         if service not in self._clients:
             create: Any = self._session.client
-            self._clients[service] = create(service, region_name=self.region, config=self._config)
+            try:
+                self._clients[service] = create(service, region_name=self.region, config=self._config)
+            except ValueError as error:  # botocore's, of an address
+                raise ConfigError(f"{error}; correct AWS_ENDPOINT_URL, or endpoint_url of the profile") from None
         return self._clients[service]
 
     def read(self, service: str, operation: str, **parameters: Any) -> dict[str, Any] | None:

@@ -84,7 +84,8 @@ def invoke(
     content = runtime.body(service, _text(text, file), {**more, "stream": True} if stream else more)
     name = stack.names.endpoint(service)
     if not stream:
-        return dict(runtime.invoke(stack.aws, name, content))
+        reply = runtime.invoke(stack.aws, name, content)
+        return reply if isinstance(reply, dict) else json.dumps(reply, ensure_ascii=False)
     for part in runtime.stream(stack.aws, name, content):
         if "error" in part:
             raise DeployError(f"{name} answered {part.get('code')}: {part['error']}")

@@ -106,6 +106,8 @@ def _login(aws: Aws) -> dict[str, str]:
 def _push(image: str, login: Mapping[str, str]) -> None:
     import docker  # noqa: PLC0415 - imports requests
     from docker.errors import APIError, DockerException, ImageNotFound  # noqa: PLC0415
+    from requests import RequestException  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
         client = docker.from_env(timeout=SILENCE_SECONDS)
@@ -118,6 +120,8 @@ def _push(image: str, login: Mapping[str, str]) -> None:
         raise ConfigError(f"{image} is not built; run: python -m deploy image build") from None
     except APIError as error:
         raise DeployError(f"Docker refused to push {image}: {error.explanation}") from None
+    except (DockerException, RequestException, HTTPError) as error:
+        raise DeployError(f"Docker broke off while pushing {image}: {error}; start it, and push again") from None
     finally:
         client.close()
 

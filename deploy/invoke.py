@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError, EventStreamError
+from urllib3.exceptions import HTTPError
 
 from deploy.aws import Aws
 from deploy.errors import DeployError
@@ -37,7 +38,7 @@ def stream(aws: Aws, endpoint: str, content: Mapping[str, Any]) -> Iterator[dict
     answer = _ask(aws, "InvokeEndpointWithResponseStream", endpoint, content)
     try:
         yield from objects(event["PayloadPart"]["Bytes"] for event in answer["Body"] if "PayloadPart" in event)
-    except EventStreamError as error:
+    except (EventStreamError, HTTPError) as error:
         raise DeployError(f"{endpoint} broke off its answer: {error}; see: python -m deploy endpoint logs") from None
 
 

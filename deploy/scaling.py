@@ -31,7 +31,7 @@ def ensure(aws: Aws, names: Names, service: ServiceName, scaling: Autoscaling | 
         aws.change(SCALING, "RegisterScalableTarget", **wanted)
     policy = definitions.scaling_policy(names, service, scaling)
     key = "TargetTrackingScalingPolicyConfiguration"
-    if all(there[key] != policy[key] for there in _policies(aws, names, service)):
+    if all(there.get(key) != policy[key] for there in _policies(aws, names, service)):
         aws.change(SCALING, "PutScalingPolicy", **policy)
 
 

@@ -11,8 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from deploy.errors import ConfigError
 
@@ -28,6 +34,17 @@ OWN_NAMES = re.compile(
 )
 
 
+def _of_a_home(path: Any) -> Any:
+    try:
+        Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
+LocalPath = Annotated[Path, AfterValidator(_of_a_home)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,13 +52,13 @@ class _Section(BaseModel):
 class Weights(_Section):
     """Where the chat model comes from."""
 
-    model: str = "THUDM/chatglm2-6b"
+    model: Annotated[str, AfterValidator(_of_a_home)] = "THUDM/chatglm2-6b"
     """A hub id, a local folder, or s3://bucket/prefix with a native checkpoint."""
     revision: str = "b259b27320263629b0afccef134c54028233673d"
     """Commit of a hub id; a branch or tag could change between two runs."""
     hub_endpoint: str = ""
     """Address of a mirror of the hub, where the hub itself cannot be reached; empty means HF_ENDPOINT or the hub."""
-    cache_dir: Path = Path.home() / ".cache" / "djl-container"
+    cache_dir: LocalPath = Path.home() / ".cache" / "djl-container"
     """Converted weights are kept here."""
     part_mib: int = Field(64, ge=5, le=5120)
     """Size of one part of an upload."""
@@ -58,12 +75,12 @@ class Image(_Section):
     """Registry to push to, as host:port; empty means the account's ECR."""
     tag: str = ""
     """Empty means a checksum of everything that goes into the image, so that a changed source is a new image."""
-    context: Path = ROOT
+    context: LocalPath = ROOT
     """Folder with the Dockerfile."""
     requirements: Literal["vllm", "services"] = "vllm"
     """What the image holds: vLLM too, or only what runs on any machine, 4 GB less."""
     build_args: dict[str, str] = {}
-    build_secrets: dict[str, Path] = {}
+    build_secrets: dict[str, LocalPath] = {}
     build_network: Literal["default", "host"] = "default"
     """`host` where a mirror or proxy listens on this machine itself."""
 
@@ -126,9 +143,9 @@ class Denoiser(Service):
     """The denoiser endpoint."""
 
     instance_type: InstanceType = "ml.c5.xlarge"
-    encoder: Path | None = None
+    encoder: LocalPath | None = None
     """Folder of all-MiniLM-L6-v2; none means the embedded one."""
-    checkpoint: Path | None = None
+    checkpoint: LocalPath | None = None
     """Folder of a denoiser trained on the team's own text; none means the one in the image."""
     model_data: str = Field("", pattern=r"^(s3://[^/]+/.+)?$")
     """s3://bucket/prefix that holds `encoder/` already; empty means that the two above are sent."""
@@ -196,8 +213,10 @@ def read_settings(file: Path | None, flags: list[str], **given: str | None) -> S
 
     try:
         return FromFile(**_nested(flags, {key: value for key, value in given.items() if value}))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except SettingsError as error:
+        raise ConfigError(f"{error}; a whole table is JSON: {PREFIX}CHAT='{{\"enabled\": false}}'") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "settings"
@@ -209,9 +228,9 @@ def _refuse_capitals() -> None:
     for variable in os.environ:
         own = OWN_NAMES.fullmatch(variable)
         if own and own[2] != own[2].lower():
-            table = own[1].upper()
+            table, example = own[1].upper(), json.dumps({own[2]: "VALUE"})
             raise ConfigError(
-                f"{variable}: capitals of {own[2]} would be lost; set {PREFIX}{table}='{{\"{own[2]}\": \"VALUE\"}}' or "
+                f"{variable}: capitals of {own[2]} would be lost; set {PREFIX}{table}='{example}' or "
                 f"give --set {table.lower().replace('__', '.')}.{own[2]}=VALUE"
             )
 

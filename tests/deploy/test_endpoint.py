@@ -205,6 +205,20 @@ def test_scale_between_two_numbers(denoiser: Account) -> None:
     assert "max (4) is below min (5)" in wrong.err
 
 
+def test_scale_beside_a_policy_of_others(denoiser: Account) -> None:
+    scale = ("endpoint", "scale", "denoiser", "--max", "3", "--target")
+    assert denoiser.deploy(*scale, "5").code == 0
+    scaling = denoiser.client("application-autoscaling")
+    target = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"][0]
+    place = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+    steps = {"AdjustmentType": "ChangeInCapacity", "StepAdjustments": [{"ScalingAdjustment": 1}]}
+    scaling.put_scaling_policy(
+        PolicyName="theirs", PolicyType="StepScaling", StepScalingPolicyConfiguration=steps, **place
+    )
+    done = denoiser.deploy(*scale, "7")
+    assert done.code == 0, done.err
+
+
 def test_create_names_the_command_that_brings_what_is_missing(account: Account) -> None:
     done = account.deploy("endpoint", "create", "chat")
     assert done.code == 2

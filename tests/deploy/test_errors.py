@@ -112,6 +112,14 @@ def test_lost_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot reach AWS" in one_line(done.err)
 
 
+@pytest.mark.usefixtures("account")
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
+    done = run(["endpoint", "status", "chat", "--region", "us-east-1"], boto3.Session())
+    assert done.code == 2
+    assert "AWS_ENDPOINT_URL" in one_line(done.err)
+
+
 def test_a_network_lost_halfway_leaves_nothing_unsaid(ready: Account) -> None:
     ready.aws.failures["CreateEndpoint"] = Failure(times=9)
     done = ready.deploy("endpoint", "create", "denoiser")

@@ -1,5 +1,7 @@
 """The image's tag, and what a dry run shows of build and push. Docker itself is in tests/container."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,28 @@ def test_a_source_that_changes_during_a_run_changes_no_address_of_it(
     done = account.deploy("up", "--json", image__tag="", image__context=str(context), chat__enabled="false")
     assert done.code == 0, done.err
     assert done.json["djl-container-denoiser"] == "created"
+
+
+def test_a_docker_that_ends_while_it_pushes_is_said(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that answers the first question and is gone by the next."""
+
+    class Dies(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/version":
+                return
+            body = b'{"ApiVersion": "1.41"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dies) as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{daemon.server_port}")
+        done = account.deploy("image", "push", image__tag="v9")
+        daemon.shutdown()
+    assert done.code == 1
+    assert "deploy: Docker broke off while pushing" in done.err
 
 
 def test_an_image_that_is_there_is_not_pushed_again(account: Account) -> None:

@@ -1,5 +1,6 @@
 """Questions to an endpoint whose container is a real chat service; its stream arrives cut anywhere."""
 
+import contextlib
 import itertools
 import json
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from deploy.errors import DeployError
 from deploy.invoke import objects
 from tests import servers
-from tests.deploy.conftest import Account
+from tests.deploy import event_stream
+from tests.deploy.conftest import Account, run
 from tests.deploy.iam import refused
 
 
@@ -74,6 +77,15 @@ def test_what_the_container_refuses_is_shown(endpoint: Account) -> None:
         assert "Traceback" not in done.err
 
 
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server with that handler."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 class BreaksOff(BaseHTTPRequestHandler):
     """Answers a piece, then what the contract says of a failure."""
 
@@ -84,14 +96,50 @@ class BreaksOff(BaseHTTPRequestHandler):
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_the_endpoints(account: Account) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        account.aws.service = f"http://127.0.0.1:{server.server_port}"
+    with serving(BreaksOff) as account.aws.service:
         done = account.deploy("endpoint", "invoke", "chat", "--text", "Hi", "--stream")
-        server.shutdown()
     assert done.code == 1
     assert done.out == "Hello"
     assert "djl-container-chat answered 503: the engine ended" in done.err
+
+
+class BreaksTheConnection(BaseHTTPRequestHandler):
+    """Answers as SageMaker does, and is gone in the middle of it."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", event_stream.CONTENT_TYPE)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in event_stream.events([b'{"token": {"text": "Hello"}}\n'], 50):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+
+
+@pytest.mark.usefixtures("account")
+def test_a_connection_that_breaks_in_the_middle_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(BreaksTheConnection) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", address)
+        words = ["endpoint", "invoke", "chat", "--text", "Hi", "--stream", "--region", "us-east-1"]
+        done = run(words, boto3.Session())
+    assert done.code == 1
+    assert done.out == "Hello"
+    assert "djl-container-chat broke off its answer" in done.err
+
+
+class Lists(BaseHTTPRequestHandler):
+    """Answers as some images do."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'[{"generated_text": "Hello"}]')
+
+
+def test_an_answer_that_is_no_object_is_printed_as_it_is(account: Account) -> None:
+    with serving(Lists) as account.aws.service:
+        done = account.deploy("endpoint", "invoke", "chat", "--text", "Hi", "--json")
+    assert done.code == 0, done.err
+    assert done.json == [{"generated_text": "Hello"}]
 
 
 @pytest.mark.parametrize(

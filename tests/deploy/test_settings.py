@@ -45,6 +45,8 @@ def test_deploy_toml_in_the_working_folder_is_read(file: Path, monkeypatch: pyte
         ("chat.environment={", "not JSON"),
         ("role_arn=me", "setting role_arn"),
         ("denoiser.model_data=s3:/bucket/prefix", "setting denoiser.model_data"),
+        ("weights.model=~nosuch/x", "setting weights.model"),
+        ("denoiser.encoder=~nosuch/x", "setting denoiser.encoder"),
     ],
 )
 def test_what_cannot_be_used_is_named(flag: str, said: str) -> None:
@@ -79,6 +81,16 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
     wrong.write_text("name: x")
     with pytest.raises(ConfigError, match=r"wrong\.toml: not TOML"):
         read_settings(wrong, [])
+    wrong.write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"wrong\.toml: not TOML"):
+        read_settings(wrong, [])
+
+
+@pytest.mark.parametrize("variable", ["DEPLOY_CHAT", "DEPLOY_TAGS"])
+def test_a_table_in_a_variable_is_json(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "a=b")
+    with pytest.raises(ConfigError, match="a whole table is JSON"):
+        read_settings(None, [])
 
 
 def test_every_setting_can_be_given_back_as_a_flag() -> None:
