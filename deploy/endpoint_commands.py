@@ -73,7 +73,7 @@ def invoke(
     stack: Stack,
     service: Which,
     text: Annotated[str | None, typer.Option(help="The question, or the text to embed.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with it. [default: a sample question]")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with it. (default: a sample question)")] = None,
     parameters: Annotated[str, typer.Option(help="More fields of the request, as a JSON object.")] = "{}",
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
 ) -> Result:

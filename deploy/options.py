@@ -23,7 +23,7 @@ Action = Callable[..., Result]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _SHARED: dict[str, tuple[Any, Any]] = {
-    "config": (Annotated[Path | None, typer.Option(help="TOML file. [default: deploy.toml, if there]")], None),
+    "config": (Annotated[Path | None, typer.Option(help="TOML file. (default: deploy.toml, if there)")], None),
     "set": (Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting; repeatable.")], None),
     "name": (Annotated[str | None, typer.Option(help="Project: starts all names, and marks what is its own.")], None),
     "region": (Annotated[str | None, typer.Option(help="AWS region.")], None),

@@ -13,7 +13,7 @@ LINE_SECONDS = 15.0
 
 def say(text: str) -> None:
     """One line."""
-    Console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import boto3
 import pytest
 
 from bench.ports import free_port
+from deploy.progress import say
 from tests.deploy.conftest import Account, run
 from tests.deploy.stand_in import Failure
 
@@ -118,6 +119,17 @@ def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(["endpoint", "status", "chat", "--region", "us-east-1"], boto3.Session())
     assert done.code == 2
     assert "AWS_ENDPOINT_URL" in one_line(done.err)
+
+
+def test_what_is_said_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[bold]arn:x:role")
+    assert capsys.readouterr().err == "[bold]arn:x:role\n"
+
+
+def test_help_names_the_defaults(account: Account) -> None:
+    done = account.deploy("endpoint", "invoke", "--help")
+    assert "(default: deploy.toml" in done.out
+    assert "(default: a sample" in done.out
 
 
 def test_a_network_lost_halfway_leaves_nothing_unsaid(ready: Account) -> None:
