@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", toml_file=DEFAULT_FILE
     )
 
-    name: str = Field("djl-container", pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=30)
+    name: str = Field("djl-container", pattern=r"^[a-z0-9](-?[a-z0-9])*$", min_length=2, max_length=30)
     """Starts the name of everything that is created, and is the value of the tag by which it is found again."""
     region: str = ""
     profile: str = ""
@@ -166,7 +166,8 @@ class Settings(BaseSettings):
     """The role SageMaker runs the endpoints with."""
     bucket: str = ""
     """An existing bucket; empty means one of the project's own, which the commands create and delete."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field({}, max_length=9)
+    """An object in S3 has ten at most, and one is the project's."""
     poll_seconds: float = Field(15.0, gt=0)
     wait_seconds: float = Field(3600.0, gt=0)
     """Longest wait for an endpoint."""
@@ -176,6 +177,13 @@ class Settings(BaseSettings):
     image: Image = Image()
     chat: Chat = Chat()
     denoiser: Denoiser = Denoiser()
+
+    @field_validator("tags")
+    @classmethod
+    def _not_of_aws(cls, tags: dict[str, str]) -> dict[str, str]:
+        if reserved := [key for key in tags if key.lower().startswith("aws:")]:
+            raise ValueError(f"{reserved[0]}: tags that begin with aws: are AWS's own")
+        return tags
 
     @classmethod
     def settings_customise_sources(

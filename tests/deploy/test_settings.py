@@ -1,5 +1,6 @@
 """Settings: the order of their sources, and one line for what cannot be used."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ def test_deploy_toml_in_the_working_folder_is_read(file: Path, monkeypatch: pyte
     ("flag", "said"),
     [
         ("name=Upper", "setting name: String should match pattern"),
+        ("name=x", "setting name: String should have at least 2 characters"),
+        (f"tags={json.dumps(dict.fromkeys('abcdefghij', 'x'))}", "Dictionary should have at most 9 items"),
+        ('tags={"AWS:x": "y"}', "setting tags"),
         ("chat.instance_type=g5", "setting chat.instance_type"),
         ("chat.colour=red", "setting chat.colour: Extra inputs are not permitted"),
         ("chat.startup_seconds=5", "setting chat.startup_seconds"),
