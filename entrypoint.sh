@@ -69,6 +69,8 @@ prepare() {
   echo "the models are in $MODELS" >&2
 }
 
+# Compose passes an empty line of .env on; to the hub's client that would be an address.
+[ -n "${HF_ENDPOINT:-}" ] || unset HF_ENDPOINT
 read_key
 # SageMaker always says `serve`; an endpoint of the denoiser has SERVICE=denoiser.
 case ${1:-} in
