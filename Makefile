@@ -68,7 +68,7 @@ test: $(VENV)/dev ## run the tests; with DJL_SERVING_HOME also against DJL Servi
 install-vllm: $(VLLM_VENV)/installed ## make a second environment, with vLLM for CPUs, for tests and measurements (Linux, x86)
 
 test-vllm: $(VENV)/dev $(VLLM_VENV)/installed ## run the chat contract's tests against the vLLM engine
-	VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/python -m pytest tests/chatglm2 -m vllm
+	VLLM_PYTHON="$(CURDIR)/$(VLLM_VENV)/bin/python" $(BIN)/python -m pytest tests/chatglm2 -m vllm
 
 test-gpu: $(VENV)/dev ## run the tests of the engine, the chat contract and the denoiser's training on a GPU
 	$(BIN)/python -m pytest tests/chatglm2 tests/denoiser -m gpu
@@ -77,7 +77,7 @@ test-container: $(VENV)/dev ## build the image and attack it (Docker, or root on
 	$(BIN)/python -m pytest tests/container -m container
 
 sbom: $(VENV)/dev ## list what is in the image IMAGE, as CycloneDX, in SBOM
-	@$(BIN)/python -m launch.sbom $(IMAGE) $(SBOM)
+	@$(BIN)/python -m launch.sbom "$(IMAGE)" "$(SBOM)"
 
 lint: $(VENV)/dev ## check style
 	$(BIN)/ruff check .
