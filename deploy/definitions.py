@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deploy import package
 from deploy.names import VARIANT, Names
 from deploy.settings import Autoscaling, Chat, Service, ServiceName
 
@@ -21,7 +22,7 @@ def model(names: Names, service: ServiceName, image: str, data: str) -> Definiti
     packaged = service == "chat" and chat.packaged
     container: Definition = {"Image": image, "Environment": environment(names, service, data)}
     if packaged:
-        container["ModelDataUrl"] = package_uri(names, data)
+        container["ModelDataUrl"] = package.uri(names, data)
     elif data:
         source = {"S3Uri": data, "S3DataType": "S3Prefix", "CompressionType": "None"}
         container["ModelDataSource"] = {"S3DataSource": source}
@@ -57,11 +58,6 @@ def _device(chosen: Service) -> dict[str, str]:
 
 def _has_gpu(chosen: Service) -> bool:
     return chosen.instance_type.startswith(GPU_FAMILIES)
-
-
-def package_uri(names: Names, data: str) -> str:
-    """Where the model.tar.gz for the weights at `data` is."""
-    return f"s3://{names.bucket}/{names.prefix}packages/{names.versioned('chat', {'weights': data})}/model.tar.gz"
 
 
 def endpoint_config(names: Names, service: ServiceName, model_name: str) -> Definition:

