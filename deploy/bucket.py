@@ -6,7 +6,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from deploy.aws import Aws
-from deploy.errors import ConfigError
+from deploy.errors import ADVICE, ConfigError, DeployError
 from deploy.names import Names
 from deploy.progress import say
 
@@ -78,7 +78,14 @@ def delete(aws: Aws, names: Names, keys: list[str], whole: bool) -> None:
     """Delete the keys and unfinished uploads; then the bucket, unless something of others is in it."""
     for start in range(0, len(keys), MOST_DELETED):
         objects = [{"Key": key} for key in keys[start : start + MOST_DELETED]]
-        aws.change("s3", "DeleteObjects", Bucket=names.bucket, Delete={"Objects": objects, "Quiet": True})
+        delete = {"Objects": objects, "Quiet": True}
+        answer = aws.change("s3", "DeleteObjects", Bucket=names.bucket, Delete=delete)
+        if refused := answer.get("Errors"):
+            key, code, message = (refused[0].get(name, "") for name in ("Key", "Code", "Message"))
+            raise DeployError(
+                f"S3 did not delete {len(refused)} of {len(objects)} objects, such as {key}: {code}: {message}; "
+                f"{ADVICE.get(code, 'run the command again')}"
+            )
     listing = {"Bucket": names.bucket, "Prefix": names.prefix}
     for left in list(aws.pages("s3", "ListMultipartUploads", "Uploads", **listing)):
         upload = {"Key": left["Key"], "UploadId": left["UploadId"]}

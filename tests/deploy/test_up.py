@@ -258,3 +258,17 @@ def test_up_cut_off_before_or_after_any_step_goes_on_the_next_time(account: Acco
     assert [len(things(account)[key]) for key in EMPTY] == [1, 1, 1, 1, 1, 1, 1]
     uploads = account.client("s3").list_multipart_uploads(Bucket=things(account)["buckets"][0])
     assert "Uploads" not in uploads
+
+
+def test_down_says_which_objects_s3_did_not_delete(account: Account) -> None:
+    assert account.deploy("weights", "upload").code == 0
+    (bucket,) = things(account)["buckets"]
+    place = f"arn:aws:s3:::{bucket}/djl-container/*"
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": place}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+    account.client("s3").put_bucket_policy(Bucket=bucket, Policy=document)
+    done = account.deploy("down", "--yes")
+    assert done.code == 1
+    assert "S3 did not delete 3 of 3 objects, such as djl-container/weights/tiny-model-" in done.err
+    assert "AccessDenied: Access Denied" in done.err
+    assert things(account)["buckets"] == [bucket]
