@@ -44,8 +44,7 @@ def files(names: Names) -> list[upload.File]:
     paths = {
         f"{name}/{path.relative_to(folder).as_posix()}": path
         for name, folder in _folders(names.settings).items()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        for path in upload.walk(folder)
     }
     found = upload.checksums(paths)
     prefix = f"{names.prefix}denoiser/{upload.content(found)}/"

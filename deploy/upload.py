@@ -6,7 +6,7 @@ object's metadata `sha256`; S3 itself checks every part on arrival.
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from deploy.aws import Aws, FilePart
-from deploy.errors import DeployError
+from deploy.errors import ConfigError
 from deploy.names import Names
 from deploy.progress import counting, say
 
@@ -29,6 +29,26 @@ class File:
     key: str
     size: int
     sha256: str
+
+
+def walk(folder: Path) -> list[Path]:
+    """The files of a folder, through links, hidden ones left out. Raises ConfigError for what cannot be sent."""
+    try:
+        return list(_walk(folder, {folder.resolve()}))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; nothing was sent") from None
+
+
+def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if path.is_file():
+            yield path
+        elif not path.is_dir():
+            raise ConfigError(f"{path} is neither a file nor a folder, nor a link to one; nothing was sent")
+        elif (real := path.resolve()) in above:
+            raise ConfigError(f"{path} is a link to a folder it is in; nothing was sent")
+        else:
+            yield from _walk(path, above | {real})
 
 
 def checksums(paths: Mapping[str, Path]) -> list[File]:
@@ -189,5 +209,5 @@ def _sha256(path: Path, advance: Callable[[int], None]) -> str:
                 digest.update(block)
                 advance(len(block))
     except OSError as error:
-        raise DeployError(f"{path}: {error.strerror}; nothing was sent") from None
+        raise ConfigError(f"{path}: {error.strerror}; nothing was sent") from None
     return digest.hexdigest()

@@ -143,14 +143,10 @@ def _folder_slug(folder: Path) -> str:
 
 def files(names: Names, folder: Path) -> list[upload.File]:
     """What to send of a native folder, with keys and checksums."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _skipped(path.relative_to(folder))]
+    paths = [path for path in upload.walk(folder) if path.name != RECORD]
     found = upload.checksums({path.relative_to(folder).as_posix(): path for path in paths})
     prefix = _prefix(names, folder, found)
     return [upload.File(file.path, prefix + file.key, file.size, file.sha256) for file in found]
-
-
-def _skipped(path: Path) -> bool:
-    return path.name == RECORD or any(part.startswith(".") for part in path.parts)
 
 
 def _prefix(names: Names, folder: Path, found: Sequence[upload.File]) -> str:

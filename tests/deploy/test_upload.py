@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,31 @@ def test_changed_files_get_a_prefix_of_their_own(account: Account, weights: Path
     first = account.deploy("weights", "upload", "--json", weights__model=str(weights)).json
     (weights / "config.json").write_text('{"model_type": "glm", "changed": true}')
     assert account.deploy("weights", "upload", "--json", weights__model=str(weights)).json != first
+
+
+def test_files_behind_links_are_sent(account: Account, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for path in encoder.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / ".cache").symlink_to("nowhere")
+    done = account.deploy("weights", "upload", "denoiser", denoiser__encoder=str(folder))
+    assert done.code == 0, done.err
+    sent = {key.partition("/encoder/")[2] for key in objects(account)}
+    assert sent == {"modules.json", "config.json", "1_Pooling/config.json"}
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.parent)]
+)
+def test_a_folder_with_something_that_cannot_be_sent_is_not_sent(
+    account: Account, encoder: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A pipe, a link to nothing, a link to a folder above."""
+    folder = Path(shutil.copytree(encoder, tmp_path / "folder"))
+    make(folder / "odd")
+    for service, setting in (("chat", "weights__model"), ("denoiser", "denoiser__encoder")):
+        done = account.deploy("weights", "upload", service, **{setting: str(folder)})
+        assert done.code == 2
+        assert f"{folder / 'odd'} is " in done.err
+    assert "PutObject" not in account.aws.counts
