@@ -37,10 +37,13 @@ def walk(folder: Path) -> list[Path]:
         return list(_walk(folder, {folder.resolve()}))
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; nothing was sent") from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{error.object!r} is no name in UTF-8, as a key has to be; rename it") from None
 
 
 def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        str(path).encode()  # as it would be on its way
         if path.is_file():
             yield path
         elif not path.is_dir():

@@ -225,3 +225,11 @@ def test_a_folder_with_something_that_cannot_be_sent_is_not_sent(
         assert done.code == 2
         assert f"{folder / 'odd'} is " in done.err
     assert "PutObject" not in account.aws.counts
+
+
+def test_a_name_that_is_not_utf_8_is_said(account: Account, encoder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(encoder, tmp_path / "folder"))
+    (folder / os.fsdecode(b"caf\xe9.json")).write_text("{}")
+    done = account.deploy("weights", "upload", "denoiser", denoiser__encoder=str(folder))
+    assert done.code == 2
+    assert r"caf\udce9.json' is no name in UTF-8" in done.err
