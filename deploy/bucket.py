@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 
 from deploy.aws import Aws
 from deploy.errors import ADVICE, ConfigError, DeployError
-from deploy.names import Names
+from deploy.names import TAG, Names
 from deploy.progress import say
 
 PRIVATE = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
@@ -33,11 +33,16 @@ def ensure(aws: Aws, names: Names) -> None:
         return
     place = {"Bucket": names.bucket}
     if not there:
-        where = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-        aws.change("s3", "CreateBucket", **place, **where)
-        say(f"made the bucket {names.bucket}")
-    if not aws.read("s3", "GetBucketTagging", **place):
+        where = {} if aws.region == "us-east-1" else {"LocationConstraint": aws.region}
+        aws.change("s3", "CreateBucket", **place, CreateBucketConfiguration={**where, "Tags": names.tag_list})
+        # again, for an S3 that passes over the tags of CreateBucket: without its tag the bucket is somebody else's
         aws.change("s3", "PutBucketTagging", **place, Tagging={"TagSet": names.tag_list})
+        say(f"made the bucket {names.bucket}")
+    elif not _is_mine(aws, names, "GetBucketTagging"):
+        raise ConfigError(
+            f"bucket {names.bucket!r} exists and is not of this project (it has no tag {TAG}={names.settings.name}); "
+            "to send to it all the same, or to another one: --set bucket=NAME"
+        )
     if not aws.read("s3", "GetPublicAccessBlock", **place):
         aws.change("s3", "PutPublicAccessBlock", **place, PublicAccessBlockConfiguration=PRIVATE)
     if not aws.read("s3", "GetBucketLifecycleConfiguration", **place):

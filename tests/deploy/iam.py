@@ -16,6 +16,7 @@ from tests.deploy.conftest import Account, Call
 
 SERVICES = {"monitoring": "cloudwatch", "sagemaker-runtime": "sagemaker"}
 S3_ACTIONS = {
+    "CreateBucket": ["CreateBucket", "TagResource"],
     "HeadBucket": ["ListBucket"],
     "ListObjectsV2": ["ListBucket"],
     "HeadObject": ["GetObject"],

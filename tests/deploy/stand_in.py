@@ -2,14 +2,15 @@
 
 Its own replies, and the requests they answer, are checked against botocore's service model. Its part: UpdateEndpoint,
 the states an endpoint goes through, duplicate models, tags on a scalable target that exists, streamed invocations
-(passed on to a real service, cut anywhere), checksums of S3, images in ECR (asked of a real registry, where there is
-one), and failures on order.
+(passed on to a real service, cut anywhere), checksums of S3, tags of CreateBucket, images in ECR (asked of a real
+registry, where there is one), and failures on order.
 """
 
 import base64
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections import Counter
@@ -218,7 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> httpx.Response:
         headers = {k: v for k, v in self.headers.items() if k.lower() not in SKIPPED - {"content-encoding"}}
         url = self.stand_in.moto + self.path
-        return self.client.request(self.command, url, headers=headers, content=body)
+        answer = self.client.request(self.command, url, headers=headers, content=body)
+        if self._operation(body) == "CreateBucket" and (tags := re.search(b"<Tags>(.*)</Tags>", body)):
+            tagging = b"<Tagging><TagSet>%s</TagSet></Tagging>" % tags[1]
+            self.client.put(f"{url}?tagging", headers=headers, content=tagging).raise_for_status()
+        return answer
 
     def _pass_on(self, body: bytes) -> None:
         answer = self._forward(body)
