@@ -66,12 +66,21 @@ def _exists(aws: Aws, names: Names) -> bool:
         raise
 
 
-def owned(aws: Aws, names: Names) -> tuple[list[str], bool]:
-    """The project's keys in the bucket, and whether the bucket itself is the project's to delete."""
-    listing = {"Bucket": names.bucket, "Prefix": names.prefix}
-    keys = [item["Key"] for item in aws.pages("s3", "ListObjectsV2", "Contents", **listing)]
-    mine = [key for key in keys if _is_mine(aws, names, "GetObjectTagging", Key=key)]
-    return mine, names.owns_bucket and _is_mine(aws, names, "GetBucketTagging")
+def is_owned(aws: Aws, names: Names) -> bool:
+    """Whether the bucket is there and the project's to delete."""
+    return names.owns_bucket and _is_mine(aws, names, "GetBucketTagging")
+
+
+def owned_keys(aws: Aws, names: Names) -> list[str]:
+    """The project's keys in the bucket."""
+    found = aws.pages("s3", "ListObjectsV2", "Contents", Bucket=names.bucket, Prefix=names.prefix)
+    return [item["Key"] for item in found if _is_mine(aws, names, "GetObjectTagging", Key=item["Key"])]
+
+
+def unfinished(aws: Aws, names: Names) -> list[dict[str, str]]:
+    """Uploads under the project's prefix that were not completed, as `AbortMultipartUpload` takes them."""
+    found = aws.pages("s3", "ListMultipartUploads", "Uploads", Bucket=names.bucket, Prefix=names.prefix)
+    return [{"Bucket": names.bucket, "Key": left["Key"], "UploadId": left["UploadId"]} for left in found]
 
 
 def _is_mine(aws: Aws, names: Names, operation: str, **key: str) -> bool:
@@ -79,8 +88,8 @@ def _is_mine(aws: Aws, names: Names, operation: str, **key: str) -> bool:
     return names.owns(tagging["TagSet"])
 
 
-def delete(aws: Aws, names: Names, keys: list[str], whole: bool) -> None:
-    """Delete the keys and unfinished uploads; then the bucket, unless something of others is in it."""
+def delete_objects(aws: Aws, names: Names, keys: list[str]) -> None:
+    """Delete the keys. Raises DeployError naming the first that S3 did not delete."""
     for start in range(0, len(keys), MOST_DELETED):
         objects = [{"Key": key} for key in keys[start : start + MOST_DELETED]]
         delete = {"Objects": objects, "Quiet": True}
@@ -91,12 +100,10 @@ def delete(aws: Aws, names: Names, keys: list[str], whole: bool) -> None:
                 f"S3 did not delete {len(refused)} of {len(objects)} objects, such as {key}: {code}: {message}; "
                 f"{ADVICE.get(code, 'run the command again')}"
             )
-    listing = {"Bucket": names.bucket, "Prefix": names.prefix}
-    for left in list(aws.pages("s3", "ListMultipartUploads", "Uploads", **listing)):
-        upload = {"Key": left["Key"], "UploadId": left["UploadId"]}
-        aws.change("s3", "AbortMultipartUpload", Bucket=names.bucket, **upload)
-    if not whole:
-        return
+
+
+def delete(aws: Aws, names: Names, keys: list[str]) -> None:
+    """Delete the bucket, unless there is something else in it than the keys, which a dry run leaves."""
     remaining = aws.pages("s3", "ListObjectsV2", "Contents", Bucket=names.bucket)
     if others := [item["Key"] for item in remaining if item["Key"] not in keys]:
         say(f"kept the bucket {names.bucket}: it holds {len(others)} objects of others, such as {others[0]}")

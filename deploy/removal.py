@@ -72,26 +72,38 @@ class Storage:
     aws: Aws
     names: Names
     keys: list[str]
+    uploads: list[dict[str, str]]
     bucket: bool
     repository: bool
 
     def lines(self) -> list[str]:
         """Each thing in words."""
+        place = f"under s3://{self.names.bucket}/{self.names.prefix}"
         return [
-            *([f"{len(self.keys)} objects under s3://{self.names.bucket}/{self.names.prefix}"] if self.keys else []),
+            *([f"{len(self.keys)} objects {place}"] if self.keys else []),
+            *([f"{len(self.uploads)} unfinished uploads {place}"] if self.uploads else []),
             *([f"bucket {self.names.bucket}"] if self.bucket else []),
             *([f"repository {self.names.repository} with its images"] if self.repository else []),
         ]
 
     def delete(self) -> None:
         """Remove it."""
-        if self.keys or self.bucket:
-            bucket.delete(self.aws, self.names, self.keys, self.bucket)
+        bucket.delete_objects(self.aws, self.names, self.keys)
+        for upload in self.uploads:
+            self.aws.change("s3", "AbortMultipartUpload", **upload)
+        if self.bucket:
+            bucket.delete(self.aws, self.names, self.keys)
         if self.repository:
             image.delete(self.aws, self.names)
 
 
 def of_storage(aws: Aws, names: Names) -> Storage:
     """What there is in S3 and ECR."""
-    keys, whole = bucket.owned(aws, names)
-    return Storage(aws, names, keys, whole, image.owned(aws, names))
+    return Storage(
+        aws,
+        names,
+        keys=bucket.owned_keys(aws, names),
+        uploads=bucket.unfinished(aws, names),
+        bucket=bucket.is_owned(aws, names),
+        repository=image.owned(aws, names),
+    )

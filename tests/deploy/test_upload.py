@@ -233,3 +233,16 @@ def test_a_name_that_is_not_utf_8_is_said(account: Account, encoder: Path, tmp_p
     done = account.deploy("weights", "upload", "denoiser", denoiser__encoder=str(folder))
     assert done.code == 2
     assert r"caf\udce9.json' is no name in UTF-8" in done.err
+
+
+def test_down_aborts_unfinished_uploads_in_a_named_bucket(account: Account) -> None:
+    """An upload cut off before any object is whole; the team's own uploads stay."""
+    s3, account.settings["bucket"] = account.client("s3"), "team"
+    s3.create_bucket(Bucket="team")
+    theirs = s3.create_multipart_upload(Bucket="team", Key="notes")["UploadId"]
+    s3.create_multipart_upload(Bucket="team", Key="djl-container/weights/a/model.safetensors")
+    done = account.deploy("down", "--yes")
+    assert done.code == 0, done.err
+    assert "1 unfinished uploads under s3://team/djl-container/" in done.out
+    assert [left["UploadId"] for left in unfinished(account)] == [theirs]
+    assert refused(account, account.calls) == []
