@@ -29,6 +29,11 @@ class Journal:
             _run(command, env)
         self.note(command=command)
 
+    def has_made(self) -> bool:
+        """Whether something was made in AWS, other than a pushed image."""
+        operations = [entry["operation"] for entry in self.entries if "operation" in entry]
+        return not all(name.startswith(("Delete", "Deregister", "Abort")) for name in operations)
+
     def summary(self) -> str:
         """What was changed, in a few words: `CreateBucket, 3 x PutObject`."""
         names = Counter(str(entry.get("operation") or next(iter(entry))) for entry in self.entries)

@@ -112,10 +112,8 @@ def _show(error: DeployError, journal: Journal) -> None:
 def _admit(journal: Journal) -> None:
     """Say what was made before a failure, so that nothing is left unsaid."""
     if journal.entries and not journal.dry_run:
-        say(
-            f"done before that: {journal.summary()}; the same command goes on from there, `python -m deploy down` "
-            "removes it"
-        )
+        removal = ", `python -m deploy down` removes what carries the project's tag" if journal.has_made() else ""
+        say(f"done before that: {journal.summary()}; the same command goes on from there{removal}")
 
 
 def _print(result: Result, as_json: bool) -> None:

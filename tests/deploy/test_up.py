@@ -287,4 +287,5 @@ def test_down_says_which_objects_s3_did_not_delete(account: Account) -> None:
     assert done.code == 1
     assert "S3 did not delete 3 of 3 objects, such as djl-container/weights/tiny-model-" in done.err
     assert "AccessDenied: Access Denied" in done.err
+    assert "done before that: DeleteObjects; the same command goes on from there\n" in done.err
     assert things(account)["buckets"] == [bucket]

@@ -53,7 +53,7 @@ def test_up_from_a_mirror_goes_on_after_each_interruption(account: Account, orig
         account.aws.failures["CreateBucket"] = Failure("AccessDenied", "not now", times=9)
         stopped = account.deploy("up")
         assert "CreateBucket: AccessDenied: not now" in stopped.err
-        assert "done before that: download, command" in stopped.err
+        assert "done before that: download, command; the same command goes on from there\n" in stopped.err
         assert not any(name.endswith(".py") for name in hub.fetched())
     account.aws.failures.clear()
     done = account.deploy("up", "--json")
