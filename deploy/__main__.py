@@ -39,7 +39,7 @@ def up(stack: Stack) -> Result:
 @command(app)
 def down(stack: Stack, yes: Yes = False) -> Result:
     """Remove everything that carries the project's tag, after asking."""
-    endpoints = [removal.of_endpoint(stack.endpoint(service)) for service in SERVICES]
+    endpoints = [removal.of_project(stack.endpoint(service)) for service in SERVICES]
     storage = removal.of_storage(stack.aws, stack.names)
     parts: list[removal.Belongings | removal.Storage] = [*endpoints, storage]
     lines = [line for part in parts for line in part.lines()]

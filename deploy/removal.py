@@ -6,7 +6,9 @@ from typing import Any
 from deploy import bucket, definitions, image, scaling
 from deploy.aws import Aws
 from deploy.endpoint import Endpoint
+from deploy.errors import ConfigError
 from deploy.names import Names
+from deploy.progress import say
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,19 @@ class Belongings:
 
 
 def of_endpoint(endpoint: Endpoint) -> Belongings:
-    """What there is of an endpoint."""
-    return Belongings(
-        endpoint,
-        exists=endpoint.describe() is not None,
-        scaled=scaling.target(endpoint.aws, endpoint.names, endpoint.service) is not None,
-        alarms=_alarms(endpoint),
-        configs=endpoint.configs(),
-        models=endpoint.models(),
-    )
+    """What there is of an endpoint. Raises ConfigError when it is somebody else's."""
+    exists = endpoint.describe() is not None
+    scaled = scaling.target(endpoint.aws, endpoint.names, endpoint.service) is not None
+    return Belongings(endpoint, exists, scaled, _alarms(endpoint), endpoint.configs(), endpoint.models())
+
+
+def of_project(endpoint: Endpoint) -> Belongings:
+    """What the project has of an endpoint, which may be somebody else's itself."""
+    try:
+        return of_endpoint(endpoint)
+    except ConfigError:
+        say(f"kept the endpoint {endpoint.name}: it is not of this project")
+        return Belongings(endpoint, False, False, _alarms(endpoint), endpoint.configs(), endpoint.models())
 
 
 def _alarms(endpoint: Endpoint) -> list[str]:

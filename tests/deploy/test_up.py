@@ -289,3 +289,21 @@ def test_down_says_which_objects_s3_did_not_delete(account: Account) -> None:
     assert "AccessDenied: Access Denied" in done.err
     assert "done before that: DeleteObjects; the same command goes on from there\n" in done.err
     assert things(account)["buckets"] == [bucket]
+
+
+def test_down_keeps_an_endpoint_of_others_and_removes_the_rest(account: Account) -> None:
+    assert account.deploy("weights", "upload").code == 0
+    sagemaker = account.client("sagemaker")
+    sagemaker.create_model(ModelName="theirs", ExecutionRoleArn=account.settings["role_arn"])
+    variant = {"VariantName": "A", "ModelName": "theirs", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="djl-container-chat", EndpointConfigName="theirs")
+    account.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker", ResourceId="endpoint/djl-container-chat/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount", MinCapacity=1, MaxCapacity=2,
+    )  # fmt: skip
+    done = account.deploy("down", "--yes")
+    assert done.code == 0, done.err
+    assert "kept the endpoint djl-container-chat: it is not of this project" in done.err
+    left = things(account)
+    assert [key for key in EMPTY if left[key]] == ["endpoints", "configs", "models", "targets"]
