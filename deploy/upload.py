@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from botocore.exceptions import ClientError
+
 from deploy.aws import Aws, FilePart
 from deploy.errors import ConfigError
 from deploy.names import Names
@@ -141,7 +143,7 @@ class _Multipart:
         )
 
     def _resume(self) -> str | None:
-        """The upload an earlier run left, if the parts it has are parts of this very content."""
+        """The upload an earlier run left, or another one began, if all parts it has are of this very content."""
         found = None
         listing = {"Bucket": self._place["Bucket"], "Prefix": self._file.key}
         for left in self._aws.pages("s3", "ListMultipartUploads", "Uploads", **listing):
@@ -149,7 +151,7 @@ class _Multipart:
                 continue
             upload = {**self._place, "UploadId": left["UploadId"]}
             parts = {part["PartNumber"]: part for part in self._aws.pages("s3", "ListParts", "Parts", **upload)}
-            if found is None and parts and all(self._is_part(part) for part in parts.values()):
+            if found is None and all(self._is_part(part) for part in parts.values()):
                 found, self._there = left["UploadId"], parts
             else:
                 self._aws.change("s3", "AbortMultipartUpload", **upload)
@@ -181,9 +183,15 @@ class _Multipart:
         return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": digest}
 
     def complete(self, parts: list[Future[dict[str, Any]]]) -> None:
-        """Wait for all parts and make them one object."""
-        done = {"Parts": [part.result() for part in parts]}
-        self._aws.change("s3", "CompleteMultipartUpload", **self._place, UploadId=self._id, MultipartUpload=done)
+        """Wait for all parts and make them one object, unless another run has done so."""
+        try:
+            done = {"Parts": [part.result() for part in parts]}
+            self._aws.change("s3", "CompleteMultipartUpload", **self._place, UploadId=self._id, MultipartUpload=done)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchUpload" or not _is_there(
+                self._aws, self._place["Bucket"], self._file
+            ):
+                raise
 
 
 def _object(names: Names, file: File) -> dict[str, Any]:

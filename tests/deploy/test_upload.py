@@ -14,7 +14,7 @@ import pytest
 
 from tests.deploy.conftest import Account, things
 from tests.deploy.iam import refused
-from tests.deploy.stand_in import StandIn
+from tests.deploy.stand_in import Failure, StandIn
 
 MIB = 2**20
 
@@ -180,6 +180,21 @@ def test_what_an_earlier_run_left_of_other_content_is_thrown_away(account: Accou
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
     body = s3.get_object(Bucket=bucket, Key=f"{key}model-0.safetensors")["Body"].read()
     assert body == (weights / "model-0.safetensors").read_bytes()
+
+
+def test_an_upload_that_another_run_began_is_gone_on_with(account: Account, weights: Path) -> None:
+    """It has no parts yet; and that other run may be the one that completes it."""
+    settings = {"weights__model": str(weights)}
+    assert account.deploy("weights", "upload", **settings).code == 0
+    begun = next(call[2] for call in account.calls if call[1] == "CreateMultipartUpload")
+    account.client("s3").delete_object(Bucket=begun["Bucket"], Key=begun["Key"])
+    account.client("s3").create_multipart_upload(**begun)
+    account.calls.clear()
+    account.aws.failures["CompleteMultipartUpload"] = Failure("NoSuchUpload", status=404, late=True)
+    done = account.deploy("weights", "upload", **settings)
+    assert done.code == 0, done.err
+    assert not {"CreateMultipartUpload", "AbortMultipartUpload"} & {call[1] for call in account.calls}
+    assert_same(account, weights)
 
 
 def test_damage_on_the_way_is_noticed(account: Account, weights: Path) -> None:
