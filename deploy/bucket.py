@@ -51,19 +51,19 @@ def ensure(aws: Aws, names: Names) -> None:
 
 def _exists(aws: Aws, names: Names) -> bool:
     try:
-        return aws.read("s3", "HeadBucket", Bucket=names.bucket, ExpectedBucketOwner=aws.account) is not None
+        found = aws.read("s3", "HeadBucket", Bucket=names.bucket, ExpectedBucketOwner=aws.account)
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code in ("301", "400"):
-            raise ConfigError(
-                f"bucket {names.bucket!r} is not in {aws.region}; name one there: --set bucket="
-            ) from None
-        if code == "403":
+        if error.response["Error"]["Code"] == "403":
             raise ConfigError(
                 f"bucket {names.bucket!r} belongs to another account, or these credentials may not list it; name "
                 "another one: --set bucket=NAME"
             ) from None
         raise
+    if found and (region := found.get("BucketRegion", aws.region)) != aws.region:
+        raise ConfigError(
+            f"bucket {names.bucket!r} is in {region}, not in {aws.region}; name one there: --set bucket=NAME"
+        )
+    return found is not None
 
 
 def is_owned(aws: Aws, names: Names) -> bool:

@@ -188,9 +188,8 @@ class _Multipart:
             done = {"Parts": [part.result() for part in parts]}
             self._aws.change("s3", "CompleteMultipartUpload", **self._place, UploadId=self._id, MultipartUpload=done)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchUpload" or not _is_there(
-                self._aws, self._place["Bucket"], self._file
-            ):
+            gone = error.response["Error"]["Code"] == "NoSuchUpload"
+            if not (gone and _is_there(self._aws, self._place["Bucket"], self._file)):
                 raise
 
 

@@ -80,6 +80,14 @@ def test_a_bucket_of_another_account(account: Account) -> None:
     assert "belongs to another account" in one_line(done.err)
 
 
+def test_a_bucket_in_another_region(account: Account) -> None:
+    account.client("s3").create_bucket(Bucket="team", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    done = account.deploy("weights", "upload", bucket="team")
+    assert done.code == 2
+    assert "is in eu-west-1, not in us-east-1" in one_line(done.err)
+    assert "PutObject" not in account.aws.counts
+
+
 def test_a_name_somebody_took_in_between(ready: Account) -> None:
     message = 'Cannot create already existing endpoint "djl-container-denoiser".'
     ready.aws.failures["CreateEndpoint"] = Failure("ValidationException", message)
