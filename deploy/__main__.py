@@ -86,7 +86,8 @@ def package_(
     stack: Stack, output: Annotated[Path, typer.Option(help="File to write.")] = Path("build/model.tar.gz")
 ) -> Result:
     """Write model.tar.gz for the stock DJL image: this project's handler, code only."""
-    return {"package": package.build(output).write(), "weights": weights.uri(stack.names)}
+    address = weights.uri(stack.names)
+    return {"package": package.build(output).write(), "weights": address}
 
 
 @command(groups["config"], changes=False)

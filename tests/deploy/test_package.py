@@ -29,6 +29,23 @@ def test_the_same_source_gives_the_same_bytes(account: Account, tmp_path: Path) 
     assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
 
 
+def test_a_package_that_cannot_be_written_is_said_in_one_line(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path, tmp_path / "file" / "model.tar.gz"):
+        done = account.deploy("package", "--output", str(output))
+        assert done.code == 2
+        assert f"deploy: {output} cannot be written: " in done.err
+
+
+def test_no_package_is_written_where_the_weights_have_no_address_yet(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "chatglm"}')
+    given = {"weights__model": str(tmp_path), "weights__cache_dir": str(tmp_path / "cache")}
+    done = account.deploy("package", "--output", str(tmp_path / "model.tar.gz"), **given)
+    assert done.code == 2
+    assert "weights convert" in done.err
+    assert not (tmp_path / "model.tar.gz").exists()
+
+
 PACKAGED = {"chat__image": "stock", "chat__packaged": "true", "denoiser__enabled": "false"}
 
 
