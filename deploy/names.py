@@ -48,6 +48,11 @@ class Names:
         """The ECR repository."""
         return self.settings.image.repository or self.settings.name
 
+    @property
+    def owns_repository(self) -> bool:
+        """Whether the commands create and delete the repository."""
+        return not self.settings.image.repository
+
     def image(self, tag: str) -> str:
         """Address of the custom image."""
         registry = self.settings.image.registry or self._registry(self.account)

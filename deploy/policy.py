@@ -23,6 +23,8 @@ def render(kind: str, names: Names) -> dict[str, Any]:
         stock_account=STOCK_ACCOUNTS[names.partition],
     )
     policy: dict[str, Any] = json.loads(text)
+    given = {"OwnBucket": not names.owns_bucket, "OwnRepository": not names.owns_repository}
+    policy["Statement"] = [statement for statement in policy["Statement"] if not given.get(statement.get("Sid"))]
     if kind != "trust":
         policy["Statement"] += [_reads(names.partition, number, uri) for number, uri in enumerate(_named(names))]
     return policy

@@ -111,5 +111,5 @@ def of_storage(aws: Aws, names: Names) -> Storage:
         keys=bucket.owned_keys(aws, names),
         uploads=bucket.unfinished(aws, names),
         bucket=bucket.is_owned(aws, names),
-        repository=image.owned(aws, names),
+        repository=names.owns_repository and image.owned(aws, names),
     )

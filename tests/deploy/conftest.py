@@ -189,15 +189,15 @@ def ready(account: Account) -> Account:
     return account
 
 
-def push_image(account: Account, tag: str = "v1") -> None:
+def push_image(account: Account, tag: str = "v1", repository: str = "djl-container") -> None:
     """What a push leaves in ECR: the repository, tagged as the commands tag it, and the image. moto is no registry."""
     ecr = account.client("ecr")
     tags = [{"Key": "djl-container-project", "Value": "djl-container"}]
     with contextlib.suppress(ecr.exceptions.RepositoryAlreadyExistsException):
-        ecr.create_repository(repositoryName="djl-container", tags=tags)
+        ecr.create_repository(repositoryName=repository, tags=tags)
     kind = "application/vnd.oci.image.manifest.v1+json"
     manifest = json.dumps({"schemaVersion": 2, "config": {"digest": tag}, "layers": []})
-    ecr.put_image(repositoryName="djl-container", imageTag=tag, imageManifest=manifest, imageManifestMediaType=kind)
+    ecr.put_image(repositoryName=repository, imageTag=tag, imageManifest=manifest, imageManifestMediaType=kind)
 
 
 def things(account: Account) -> dict[str, list[str]]:

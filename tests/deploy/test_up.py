@@ -28,6 +28,12 @@ FOUND = {
 """How to see what a request made: the call, the parameter it shares with the request, the list in its answer."""
 UNSEEN = {"Bucket", "Tags", "EnableNetworkIsolation"}
 """Tags are what `down` goes by; the isolation moto forgets."""
+BY_DOCKER = {
+    "ecr:BatchCheckLayerAvailability", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage",
+    "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
+}  # fmt: skip
+"""What a push asks for."""
+IN_TEST_UPLOAD = {"s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}
 READS = ("Get", "Head", "List", "Describe", "Invoke", "Filter")
 
 
@@ -206,17 +212,30 @@ def test_the_deployers_policy_allows_just_what_was_called(life: Life) -> None:
     document = deployer_policy(account)
     asked = {access for call in calls for access in asked_for(account, call)}
     allowed = {action for statement in document["Statement"] for action in statement["Action"]}
-    by_others = {
-        # Docker's push
-        "ecr:BatchCheckLayerAvailability", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage",
-        "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
+    by_others = BY_DOCKER | IN_TEST_UPLOAD | {
         # autoscaling, the first time in an account
         "iam:CreateServiceLinkedRole",
-        # tests of their own: test_upload, test_invoke, test_endpoint, tests/container
-        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "sagemaker:InvokeEndpoint",
-        "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents", "ecr:TagResource", "ecr:CreateRepository",
+        # tests of their own: test_invoke, test_endpoint, tests/container
+        "sagemaker:InvokeEndpoint", "sagemaker:InvokeEndpointWithResponseStream", "logs:FilterLogEvents",
+        "ecr:TagResource", "ecr:CreateRepository",
     }  # fmt: skip
     assert allowed - {access.action for access in asked} == by_others
+
+
+def test_a_bucket_and_repository_that_are_named_stay_and_the_policy_allows_just_their_use(account: Account) -> None:
+    account.settings |= {"bucket": "team", "image.repository": "team/images"}
+    account.client("s3").create_bucket(Bucket="team")
+    push_image(account, repository="team/images")
+    assert account.deploy("image", "push", "--dry-run", image__tag="v2").code == 0
+    for words in (["up"], ["down", "--yes"]):
+        assert account.deploy(*words).code == 0
+    assert things(account)["buckets"] == ["team"]
+    assert "team/images" in things(account)["repositories"]
+    assert refused(account, account.calls) == []
+    asked = {access.action for call in account.calls for access in asked_for(account, call)}
+    allowed = {action for statement in deployer_policy(account)["Statement"] for action in statement["Action"]}
+    stored = {action for action in allowed if action.startswith(("s3:", "ecr:"))}
+    assert stored - asked == BY_DOCKER | IN_TEST_UPLOAD
 
 
 def test_the_endpoints_policy_allows_just_what_the_deployed_models_need(life: Life) -> None:
