@@ -103,7 +103,7 @@ def delete_objects(aws: Aws, names: Names, keys: list[str]) -> None:
 
 
 def delete(aws: Aws, names: Names, keys: list[str]) -> None:
-    """Delete the bucket, unless there is something else in it than the keys, which a dry run leaves."""
+    """Delete the bucket, unless something of others is in it; the keys are deleted, or would be after a dry run."""
     remaining = aws.pages("s3", "ListObjectsV2", "Contents", Bucket=names.bucket)
     if others := [item["Key"] for item in remaining if item["Key"] not in keys]:
         say(f"kept the bucket {names.bucket}: it holds {len(others)} objects of others, such as {others[0]}")
