@@ -72,7 +72,7 @@ class Stack:
         image.push(self.aws, self.names, self.custom_image)
 
     def package_path(self) -> Path:
-        """Where `package` writes unless told otherwise."""
+        """Where the archive is kept that is sent."""
         return self.settings.weights.cache_dir.expanduser() / "package" / "model.tar.gz"
 
     def up(self) -> dict[str, Any]:
@@ -98,9 +98,12 @@ class Stack:
     def require_artifacts(self, service: ServiceName) -> tuple[str, str]:
         """Image and model data of an endpoint. Raises ConfigError naming the command that brings what is missing."""
         address, data = self.image(service), self.data(service)
-        mark = weights.MARK if service == "chat" else denoiser_data.MARK
-        if not self.aws.offline and not upload.is_marked(self.aws, data, mark):
-            raise ConfigError(f"the model data is not at {data}; run: python -m deploy weights upload {service}")
+        needed = [data + (weights.MARK if service == "chat" else denoiser_data.MARK)]
+        if service == "chat" and self.settings.chat.packaged:
+            needed.append(package.uri(self.names, data))
+        for uri in [] if self.aws.offline else needed:
+            if not upload.is_there(self.aws, uri):
+                raise ConfigError(f"{uri} is not there; run: python -m deploy weights upload {service}")
         if not self.aws.offline and not self.is_stock(service) and not image.is_pushed(self.aws, self.names, address):
             raise ConfigError(f"{address} is not pushed; run: python -m deploy image build, image push")
         return address, data

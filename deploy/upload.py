@@ -98,10 +98,10 @@ def upload_marked(aws: Aws, names: Names, files: Sequence[File], mark: str) -> N
     upload(aws, names, [file for file in files if file.key.endswith(f"/{mark}")])
 
 
-def is_marked(aws: Aws, prefix: str, mark: str) -> bool:
-    """Whether everything is under the prefix `s3://bucket/key/`."""
-    place, _, key = prefix.removeprefix("s3://").partition("/")
-    return aws.read("s3", "HeadObject", Bucket=place, Key=key + mark) is not None
+def is_there(aws: Aws, uri: str) -> bool:
+    """Whether there is an object at `s3://bucket/key`."""
+    place, _, key = uri.removeprefix("s3://").partition("/")
+    return aws.read("s3", "HeadObject", Bucket=place, Key=key) is not None
 
 
 @dataclass(frozen=True)

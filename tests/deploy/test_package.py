@@ -72,5 +72,9 @@ def test_a_changed_handler_gets_a_package_and_a_model_of_its_own(
         assert done.json["djl-container-chat"] == what
         if what == "unchanged":
             (serving / "model.py").write_text("# another handler")
+    (serving / "model.py").write_text("# a third, not sent")
+    refused = account.deploy("endpoint", "update", "chat", weights__cache_dir=str(tmp_path), **PACKAGED)
+    assert refused.code == 2
+    assert "model.tar.gz is not there; run: python -m deploy weights upload chat" in refused.err
     made = [call[2]["PrimaryContainer"]["ModelDataUrl"] for call in account.calls if call[1] == "CreateModel"]
     assert len(set(made)) == 2
