@@ -41,10 +41,11 @@ _JAVA_OPTS = "-XX:+UseSerialGC -Xms64m"
 
 
 def find_release(given: Path | None, cache: Path) -> Path:
-    """Folder of DJL Serving: `given` (an unpacked release or its archive), else the official one, fetched once.
+    """Absolute path of DJL Serving: `given` (an unpacked release or its archive), else the official one, fetched once.
 
     Raises SetupError.
     """
+    cache = cache.absolute()
     if given is None or given.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         with alone_in(cache, Console(stderr=True)):
@@ -53,7 +54,7 @@ def find_release(given: Path | None, cache: Path) -> Path:
         raise SetupError(
             f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar"
         )
-    return given
+    return given.absolute()
 
 
 def check_java() -> None:

@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 
 def find_model(settings: Settings) -> Path:
-    """Folder of the native checkpoint; fetching or converting it may take minutes. Raises SetupError."""
-    return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model)
+    """Absolute path of the native checkpoint; fetching or converting it may take minutes. Raises SetupError."""
+    return resolve(settings.model, settings.revision, settings.cache_dir, settings.mounted_model).absolute()
 
 
 def vllm_built_for() -> Device | None:

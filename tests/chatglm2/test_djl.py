@@ -83,6 +83,15 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
     assert "cannot be loaded as a native checkpoint" in done.stdout
 
 
+def test_relative_release_is_found_from_wherever_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "release" / "bin").mkdir(parents=True)
+    (tmp_path / "release" / "bin" / "serving").touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_release(Path("release"), Path("cache")) == tmp_path / "release"
+
+
 def test_model_directory_serves_without_our_starter_and_takes_its_model_from_the_properties(tmp_path: Path) -> None:
     """As a stock image runs it: plain DJL Serving, the model named by `option.model_id`."""
     require_djl()

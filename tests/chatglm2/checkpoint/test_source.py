@@ -16,6 +16,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from chatglm2.settings import Settings
+from chatglm2.startup import find_model
 from tests.hub import COMMIT, FakeHub, fake_hub
 
 CHUNK = 10 * 1024 * 1024
@@ -198,3 +200,8 @@ def test_what_sagemaker_mounted_is_the_default(original: Path, tmp_path: Path) -
 def test_named_model_wins_over_what_is_mounted(original: Path, converted: Path, tmp_path: Path) -> None:
     env = environment(tmp_path, CHAT_MOUNTED_MODEL=str(original), HF_MODEL_ID=str(converted))
     assert prepare(env).stdout.strip() == str(converted)
+
+
+def test_relative_folder_is_found_from_wherever_it_is_loaded(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(converted.parent)
+    assert find_model(Settings(model=converted.name)) == converted
