@@ -53,9 +53,10 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
     config = uvicorn.Config(
         app, http=Protocol, ws="none", log_level="warning", timeout_graceful_shutdown=wait, server_header=False
     )
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn shuts down on them, then raises them once more
-        signal.signal(number, lambda *_: None)
-    Server(config, service, settings.drain_seconds).run(sockets=[listener])
+    server = Server(config, service, settings.drain_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what comes before uvicorn listens, and what it raises once more
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listener])
 
 
 @cli.command()

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -16,9 +16,9 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counts of one service. `cache_use` tells the share of the key-value cache that is taken, 0 to 1."""
+    """Counts of one service."""
 
-    def __init__(self, cache_use: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("chat_requests", "Requests by HTTP status.", ["status"], registry=self.registry)
         self.waiting = Gauge("chat_waiting", "Answers that have no token yet.", registry=self.registry)
@@ -27,7 +27,7 @@ class Metrics:
         self.next_token = self._seconds("chat_next_token_seconds", "From one token of an answer to the next.")
         self.prompt_tokens = Counter("chat_prompt_tokens", "Tokens of prompts.", registry=self.registry)
         self.new_tokens = Counter("chat_new_tokens", "Tokens of answers.", registry=self.registry)
-        Gauge("chat_cache_use", "Share of the key-value cache in use.", registry=self.registry).set_function(cache_use)
+        self.cache_use = Gauge("chat_cache_use", "Share of the key-value cache in use.", registry=self.registry)
 
     def serve(self, host: str, port: int) -> None:
         """Serve `GET /metrics` in a thread, until the process ends. Raises SetupError."""

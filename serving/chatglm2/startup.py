@@ -1,5 +1,6 @@
 """Puts a chat service together from settings: finds the model, chooses device and engine, loads it, joins the parts."""
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -64,18 +65,25 @@ def _check_vllm(device: Device, vllm: Device | None) -> None:
 
 
 def load(settings: Settings) -> ChatService:
-    """A service that is ready to answer. Takes seconds to minutes. Raises SetupError."""
-    return serve_with(*load_engine(settings), settings)
+    """A service that is ready to answer, with its metrics where the settings have a port for them. Takes seconds to
+    minutes. Raises SetupError."""
+    metrics = Metrics()
+    if settings.metrics_port is not None:
+        metrics.serve(settings.host, settings.metrics_port)
+    engine, tokenizer = load_engine(settings)
+    try:
+        return serve_with(engine, tokenizer, settings, metrics)
+    except BaseException:  # a signal, too
+        asyncio.run(engine.close())
+        raise
 
 
-def serve_with(engine: Engine, tokenizer: Any, settings: Settings) -> ChatService:
-    """A service around an engine, and its metrics where the settings have a port for them. Raises SetupError."""
+def serve_with(engine: Engine, tokenizer: Any, settings: Settings, metrics: Metrics) -> ChatService:
+    """A service around an engine. Raises SetupError."""
     from chatglm2.detokenizer import TokenTexts  # noqa: PLC0415 - seconds; a refusal, or `--help`, must not wait for it
     from chatglm2.prompt import Prompter  # noqa: PLC0415
 
-    metrics = Metrics(engine.cache_use)
-    if settings.metrics_port is not None:
-        metrics.serve(settings.host, settings.metrics_port)
+    metrics.cache_use.set_function(engine.cache_use)
     service = ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), settings, metrics)
     freeze_heap()
     return service

@@ -262,7 +262,7 @@ def test_more_answers_than_there_are_places_are_refused_for_good(strict: servers
 def failing(*arguments: str, **env: str) -> str:
     """What a command that must fail prints."""
     command = [sys.executable, "-m", "chatglm2", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | env, timeout=280)
     assert done.returncode == 1
     return done.stderr
 
@@ -274,6 +274,23 @@ def test_taken_port_is_said_in_one_line() -> None:
     assert message.count("\n") == 1
     assert f"127.0.0.1:{port}" in message
     assert "--port" in message
+
+
+def test_taken_port_for_metrics_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        message = failing("serve", "--port", str(free_port()), CHAT_METRICS_PORT=str(taken.getsockname()[1]))
+    assert message.count("\n") == 1
+    assert "CHAT_METRICS_PORT" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_load_and_service_ends_the_process(tmp_path: Path, number: signal.Signals) -> None:
+    save_tiny_model(tmp_path / "model")
+    command = [sys.executable, "-m", "chatglm2", "serve", "--model", str(tmp_path / "model"), "--port", "0"]
+    with servers.started(command, tmp_path / "log", 0) as chat:
+        servers.wait_until(lambda: "model loaded" in chat.log.read_text())
+        chat.process.send_signal(number)
+        chat.process.wait(40)
 
 
 def test_missing_model_is_said_in_one_line(tmp_path: Path) -> None:

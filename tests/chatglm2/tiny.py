@@ -42,8 +42,7 @@ class TinyService:
         tokenizer = AutoTokenizer.from_pretrained(find_model(chosen), local_files_only=True)
         self._runner = asyncio.Runner()
         engine = self._runner.run(self._engine(len(tokenizer)))
-        metrics = Metrics(engine.cache_use)
-        self._service = ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), chosen, metrics)
+        self._service = ChatService(engine, Prompter(tokenizer), TokenTexts(tokenizer), chosen, Metrics())
         transport = httpx.ASGITransport(create_app(self._service, chosen))
         self._client = httpx.AsyncClient(transport=transport, base_url="http://chat")
 

@@ -78,7 +78,7 @@ class TransformersEngine:
         )
         self._manager.logit_processor = self._sampler
         self._restart, self._searching = Restart(self.ready, self._start_again), asyncio.Lock()
-        self._manager.start()
+        self._start()
 
     @classmethod
     def load(cls, path: Path, dtype: torch.dtype, device: str, **sizes: int) -> "TransformersEngine":
@@ -119,7 +119,7 @@ class TransformersEngine:
                 continue
 
     async def close(self) -> None:
-        """Stop the generation thread, which is no daemon: the process cannot end before it does."""
+        """Stop the generation thread."""
         await self._restart.close()
         if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, hard_stop=True)
@@ -183,7 +183,14 @@ class TransformersEngine:
             os.kill(os.getpid(), signal.SIGTERM)
             raise Unavailable("the device is lost and the service restarts; send the request again") from error
         self._manager.stop(timeout=5)
-        self._manager.start()
+        self._start()
+
+    def _start(self) -> None:
+        """Start the generation thread from a daemon, which makes it one too: whatever interrupts the start of a service
+        just then, the process can end."""
+        starter = threading.Thread(target=self._manager.start, daemon=True)
+        starter.start()
+        starter.join()
 
     async def _search(self, prompt: list[int], sampling: Sampling) -> list[Step]:
         """Beam search outside the batch, which waits meanwhile; one at a time. The thread ends with its request."""
