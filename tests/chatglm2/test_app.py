@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bench.ports import free_port
 from chatglm2.settings import Settings
@@ -309,6 +310,15 @@ def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
     message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path / "model"))
     assert message.count("\n") == 1
     assert "cannot be loaded" in message
+
+
+def test_missing_tensors_are_said_by_name(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path))
+    assert "1 tensors missing, such as model.norm.weight" in message.splitlines()[-1]
 
 
 def test_unusable_setting_is_said_in_one_line() -> None:

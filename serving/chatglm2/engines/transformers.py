@@ -26,7 +26,7 @@ from chatglm2.engines import attention, linear
 from chatglm2.engines.base import MOST_BEAMS, Limits, Logprobs, Sampling, Step, token_ids
 from chatglm2.engines.restart import Restart
 from chatglm2.engines.sampler import NON_FINITE, Chooser, NonFiniteLogitsError, Sampler, require_finite
-from chatglm2.errors import ChatError, NotFinite, OutOfMemory, Unavailable
+from chatglm2.errors import ChatError, CheckpointError, NotFinite, OutOfMemory, Unavailable
 
 log = structlog.get_logger()
 
@@ -82,10 +82,14 @@ class TransformersEngine:
 
     @classmethod
     def load(cls, path: Path, dtype: torch.dtype, device: str, **sizes: int) -> "TransformersEngine":
-        """Read the native checkpoint in folder `path` onto `device`."""
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        """Read the native checkpoint in folder `path` onto `device`. Raises CheckpointError for one with gaps."""
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
         )
+        if missing := found["missing_keys"]:
+            raise CheckpointError(
+                f"{path}: {len(missing)} tensors missing, such as {min(missing)}; fetch or convert the model again"
+            )
         if device == "cpu":
             attention.use(model)
             linear.pack(model)
