@@ -104,7 +104,6 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     device = choose_device(settings.device)
     kind = choose_engine(settings, device, vllm_built_for())
     path = find_model(settings)
-    from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     dtype = settings.dtype if settings.dtype != "auto" else "float16" if device == "cuda" else "float32"
@@ -112,8 +111,11 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         engine = load_kind(settings, path, dtype, device)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {one_line(error)}") from error
+    except SetupError:
+        raise
+    except Exception as error:  # a broken folder makes the libraries raise anything
+        kind = type(error).__name__
+        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {kind}: {one_line(error)}") from error
     log.info("model loaded", model=settings.model or "embedded", engine=kind, device=device, dtype=dtype)
     return engine, tokenizer
 

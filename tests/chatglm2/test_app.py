@@ -19,8 +19,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from bench.ports import free_port
+from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
-from chatglm2.startup import find_model
+from chatglm2.startup import find_model, load
 from tests import servers
 from tests.chatglm2.tiny import TinyService, save_tiny_model
 
@@ -310,6 +311,24 @@ def test_damaged_weights_are_said_in_one_line(tmp_path: Path) -> None:
     message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path / "model"))
     assert message.count("\n") == 1
     assert "cannot be loaded" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", "[]", "TypeError"),
+        ("config.json", '{"model_type": "llama", "num_attention_heads": "nine"}', "num_attention_heads"),
+        ("config.json", '{"model_type": "llama", "num_attention_heads": 0}', "ZeroDivisionError"),
+        ("config.json", '{"model_type": "llama", "num_hidden_layers": 1, "vocab_size": 3}', "RuntimeError"),
+        ("tokenizer.json", '{"version": "1.0"}', "KeyError: 'added_tokens'"),
+    ],
+)
+def test_a_broken_model_folder_is_said_in_one_line(tmp_path: Path, file: str, content: str, reason: str) -> None:
+    save_tiny_model(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(SetupError, match=reason) as refusal:
+        load(Settings(model=str(tmp_path)))
+    assert "\n" not in str(refusal.value)
 
 
 def test_missing_tensors_are_said_by_name(tmp_path: Path) -> None:
