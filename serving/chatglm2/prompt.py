@@ -6,6 +6,10 @@ A converted ChatGLM2 carries the original's rounds as its template, so this is t
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
+from chatglm2.errors import BadRequest, SetupError, one_line
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -18,15 +22,22 @@ class Message:
 
 
 class Prompter:
-    """Writes prompts for one tokenizer."""
+    """Writes prompts for one tokenizer. Raises SetupError where its template is missing or takes no question."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        try:
+            self.encode([Message("user", "Hi")])
+        except Exception as error:  # a template is a program
+            raise SetupError(f"the model has no chat template that can be used: {one_line(error)}") from error
         self.takes_empty_question = "[Round " in str(tokenizer.chat_template)
         """ChatGLM2 has an answer even to that, and gives it here too; for other models it is a mistake."""
 
     def encode(self, messages: list[Message]) -> list[int]:
-        """Token ids of a prompt after which the model speaks."""
+        """Token ids of a prompt after which the model speaks. Raises BadRequest for what the template refuses."""
         conversation = [{"role": message.role, "content": message.content} for message in messages]
-        ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        try:
+            ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            raise BadRequest(f"messages: the model's chat template refuses them: {one_line(error)}") from error
         return [int(token) for token in ids]

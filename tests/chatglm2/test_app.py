@@ -17,9 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from bench.ports import free_port
-from chatglm2.errors import SetupError
+from chatglm2.errors import BadRequest, SetupError
+from chatglm2.prompt import Message, Prompter
 from chatglm2.settings import Settings
 from chatglm2.startup import find_model, load
 from tests import servers
@@ -338,6 +340,20 @@ def test_missing_tensors_are_said_by_name(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     message = failing("serve", "--port", str(free_port()), "--model", str(tmp_path))
     assert "1 tensors missing, such as model.norm.weight" in message.splitlines()[-1]
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(SetupError, match="no chat template"):
+        load(Settings(model=str(tmp_path)))
+
+
+def test_what_a_chat_template_refuses_is_a_bad_request_with_its_reason() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(find_model(Settings()), local_files_only=True)
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}Hi"
+    with pytest.raises(BadRequest, match="messages: .* No system"):
+        Prompter(tokenizer).encode([Message("system", "Be short.")])
 
 
 def test_unusable_setting_is_said_in_one_line() -> None:
