@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from bench.ports import free_port
 from chatglm2.djl import MODEL_FOLDER, find_release
+from chatglm2.errors import SetupError
 from chatglm2.settings import Settings
 from tests import servers
 from tests.chatglm2.conftest import require_djl
@@ -90,6 +91,12 @@ def test_relative_release_is_found_from_wherever_it_is_started(
     (tmp_path / "release" / "bin" / "serving").touch()
     monkeypatch.chdir(tmp_path)
     assert find_release(Path("release"), Path("cache")) == tmp_path / "release"
+
+
+def test_release_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "serving.tar").touch()
+    with pytest.raises(SetupError, match="CHAT_CACHE_DIR"):
+        find_release(tmp_path / "serving.tar", Path("/proc/none"))
 
 
 def test_model_directory_serves_without_our_starter_and_takes_its_model_from_the_properties(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from chatglm2.errors import SetupError
+from chatglm2.errors import SetupError, one_line
 from chatglm2.files import alone_in
 
 RECORD = ".s3.json"
@@ -24,26 +24,28 @@ SKIPPED = (".py", ".pyc", ".pt", ".gguf", ".onnx", RECORD)
 def fetch(uri: str, cache: Path, *, console: Console | None = None) -> Path:
     """Folder under `cache` with the files directly under the prefix `uri`. Raises SetupError."""
     import boto3  # noqa: PLC0415 - only where S3 is used
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
     folder = cache / f"s3-{hashlib.sha256(f'{bucket}/{prefix}'.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
     console = console or Console(stderr=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         client = boto3.client("s3")
         with alone_in(folder, console):
             objects = _listed(client, bucket, prefix)
             if "config.json" not in objects:
                 raise SetupError(f"{uri} holds no config.json; name the prefix right above the files of a checkpoint")
             _fetch_missing(client, bucket, objects, folder, console)
-    except (BotoCoreError, ClientError) as error:
-        reason = " ".join(str(error).split())
+    except (BotoCoreError, ClientError, Boto3Error) as error:
         raise SetupError(
-            f"{uri} could not be fetched: {reason}; check the name, the region and that these credentials may list "
-            "and read it"
+            f"{uri} could not be fetched: {one_line(error)}; check the name, the region and that these credentials may "
+            "list and read it"
         ) from error
+    except OSError as error:
+        raise SetupError(f"{uri} cannot be kept in {cache}: {one_line(error)}; choose another CHAT_CACHE_DIR") from error
     return folder
 
 

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,41 @@ def test_s3_prefix_without_a_model_is_said_in_one_line(s3: dict[str, str], tmp_p
     done = prepare(environment(tmp_path, **s3), "--model", uri)
     assert done.returncode == 1
     assert uri in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_s3_model_that_cannot_be_kept_is_said_in_one_line(s3: dict[str, str], tmp_path: Path) -> None:
+    env = environment(tmp_path, **s3) | {"CHAT_CACHE_DIR": "/proc/none"}
+    done = prepare(env, "--model", "s3://models/chat/glm/")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "CHAT_CACHE_DIR" in done.stderr
+
+
+class CutOffS3(BaseHTTPRequestHandler):
+    """Lists one file, whose content never comes."""
+
+    def do_GET(self) -> None:
+        file = b"<Contents><Key>config.json</Key><Size>9</Size><ETag>e</ETag></Contents>"
+        listing = b"<ListBucketResult>" + file + b"</ListBucketResult>"
+        content = listing if "list-type" in self.path else b""
+        self.send_response(200)
+        self.send_header("ETag", "e")
+        self.send_header("Content-Length", str(len(content) or 9))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+
+def test_s3_file_that_breaks_off_again_and_again_is_said_in_one_line(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CutOffS3) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = environment(tmp_path, AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}")
+        done = prepare(env, "--model", "s3://models")
+        server.shutdown()
+    assert done.returncode == 1
+    assert "s3://models could not be fetched" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
