@@ -63,6 +63,8 @@ def serve(model: Model = None, host: Host = None, port: Port = None, dtype: Dtyp
 def djl(model: Model = None, host: Host = None, port: Port = None, dtype: Dtype = None) -> None:
     """Serve behind DJL Serving, found in DJL_SERVING_HOME or fetched. Needs Java 17."""
     settings = read_settings(model=model, host=host, port=port, dtype=dtype)
+    if ":" in settings.host:
+        raise SetupError(f"DJL Serving takes no IPv6 address, got {settings.host}; choose another --host, or use serve")
     from chatglm2.checkpoint.native import check_readable  # noqa: PLC0415
     from chatglm2.device import choose_device  # noqa: PLC0415
     from chatglm2.djl import check_java, find_release, run  # noqa: PLC0415

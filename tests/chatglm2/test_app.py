@@ -280,6 +280,12 @@ def test_taken_port_is_said_in_one_line() -> None:
     assert "--port" in message
 
 
+def test_ipv6_behind_djl_is_refused_in_one_line() -> None:
+    message = failing("djl", "--host", "::1")
+    assert message.count("\n") == 1
+    assert "IPv6" in message
+
+
 def test_taken_port_for_metrics_is_said_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         message = failing("serve", "--port", str(free_port()), CHAT_METRICS_PORT=str(taken.getsockname()[1]))
