@@ -19,7 +19,7 @@ def alone_in(folder: Path, console: Console) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print(f"waiting for another process that writes into {folder}", soft_wrap=True)
+            console.out(f"waiting for another process that writes into {folder}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 

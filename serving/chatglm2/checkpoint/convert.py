@@ -41,7 +41,7 @@ def convert(source: Path, destination: Path, *, console: Console | None = None) 
         destination.parent.mkdir(parents=True, exist_ok=True)
         with alone_in(destination.parent, console):
             if is_made_from(destination, _source_files(source, shards)):
-                console.print(f"{destination} is converted already", soft_wrap=True)
+                console.out(f"{destination} is converted already")
             else:
                 _refuse_full_disk(destination.parent, shards)
                 _convert(source, destination, config, shards, console)
@@ -60,13 +60,13 @@ def _convert(source: Path, destination: Path, config: OriginalConfig, shards: li
         dtype, checksums = _write_weights(shards, partial, config, console)
         _write_json(partial / "config.json", native_config(config, dtype))
         _write_json(partial / "generation_config.json", {"eos_token_id": 2, "pad_token_id": 0})
-        console.print("writing what is still in memory to the disk", soft_wrap=True)
+        console.out("writing what is still in memory to the disk")
         _write_json(partial / MANIFEST, manifest(partial, _source_files(source, shards), checksums))
         _replace(partial, destination)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    console.print(f"converted into {destination}", soft_wrap=True)
+    console.out(f"converted into {destination}")
 
 
 def _write_tokenizer(source: Path, partial: Path, config: OriginalConfig) -> None:
@@ -124,7 +124,7 @@ def _with_progress(shards: list[Path], console: Console) -> Iterator[Path]:
         return
     for number, shard in enumerate(shards, start=1):
         gigabytes = shard.stat().st_size / 1e9
-        console.print(f"converting shard {number} of {len(shards)} ({gigabytes:.2f} GB)", soft_wrap=True)
+        console.out(f"converting shard {number} of {len(shards)} ({gigabytes:.2f} GB)")
         yield shard
 
 

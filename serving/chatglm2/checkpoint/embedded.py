@@ -44,10 +44,7 @@ def _convert_or_refuse(gguf: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with alone_in(folder.parent, console):
             if not folder.is_dir():  # another process may have been quicker
-                console.print(
-                    f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)",
-                    soft_wrap=True,
-                )
+                console.out(f"preparing the embedded model SmolLM2-135M-Instruct in {folder} (once, under a minute)")
                 _convert(gguf, folder)
     except (OSError, SafetensorError) as error:
         raise SetupError(f"the embedded model cannot be made in {folder.parent}: {one_line(error)}") from error

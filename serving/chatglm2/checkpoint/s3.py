@@ -70,7 +70,7 @@ def _fetch_missing(
         task = bar.add_task("Fetching from S3", total=total)
         for name, item in missing.items():
             if not console.is_terminal:
-                console.print(f"fetching {name} ({item['Size'] / 1e9:.2f} GB)", soft_wrap=True)
+                console.out(f"fetching {name} ({item['Size'] / 1e9:.2f} GB)")
             client.download_file(bucket, item["Key"], str(folder / name), Callback=lambda size: bar.advance(task, size))
             record[name] = item["ETag"]
             _write(folder / RECORD, record)

@@ -139,6 +139,12 @@ def test_a_log_gets_a_line_for_each_shard(original: Path, tmp_path: Path) -> Non
     assert lines[3:] == ["writing what is still in memory to the disk", f"converted into {tmp_path / 'glm'}"]
 
 
+def test_a_folder_with_brackets_is_named_as_it_is(original: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a[" / "b]:x:"
+    assert converted_lines(original, folder)[-1] == f"converted into {folder}"
+    assert converted_lines(original, folder) == [f"{folder} is converted already"]
+
+
 def test_a_terminal_gets_a_bar(original: Path, tmp_path: Path) -> None:
     log = io.StringIO()
     convert(original, tmp_path / "glm", console=Console(file=log, force_terminal=True))
