@@ -85,9 +85,12 @@ def _end_all() -> None:
 
 
 def _call(inputs: Input) -> Call:
-    keys = inputs.get_content().get_keys()
-    body = bytes(inputs.get_as_bytes()) if len(keys) == 1 else b""
-    return Call(body, inputs.get_property("Content-Type"), inputs.get_property("Authorization"))
+    contents = inputs.get_content().get_values()  # the query's values, then the body; an empty form has none
+    return Call(
+        bytes(contents[-1]) if contents else b"",
+        inputs.get_property("Content-Type"),
+        inputs.get_property("Authorization"),
+    )
 
 
 async def _stream(content_type: str, parts: AsyncGenerator[str, None], request: str) -> AsyncGenerator[Output, None]:

@@ -52,7 +52,9 @@ def find_release(given: Path | None, cache: Path) -> Path:
             with alone_in(cache, Console(stderr=True)):
                 return _unpacked(given or _fetched(cache), cache)
         except OSError as error:
-            raise SetupError(f"DJL Serving cannot be kept in {cache}: {error}; choose another CHAT_CACHE_DIR") from error
+            raise SetupError(
+                f"DJL Serving cannot be kept in {cache}: {error}; choose another CHAT_CACHE_DIR"
+            ) from error
     if not (given / "bin" / "serving").is_file():
         raise SetupError(
             f"DJL_SERVING_HOME is {given}, which holds no bin/serving; name the unpacked release or its .tar"

@@ -84,9 +84,7 @@ def test_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: Pat
     assert "cannot be loaded as a native checkpoint" in done.stdout
 
 
-def test_relative_release_is_found_from_wherever_it_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_release_is_found_from_wherever_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "release" / "bin").mkdir(parents=True)
     (tmp_path / "release" / "bin" / "serving").touch()
     monkeypatch.chdir(tmp_path)
@@ -125,6 +123,11 @@ def prepared() -> str:
     """Folder of the embedded model."""
     command = [sys.executable, "-m", "chatglm2", "prepare"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+
+def test_a_query_is_no_part_of_the_body(djl: Server) -> None:
+    assert djl.post("/v1/chat/completions?api-version=2024-06-01&data=abc", SHORT).json()["history"]
+    assert "the body is empty" in httpx.post(f"{djl.url}/invocations?data=abc", timeout=60).json()["error"]
 
 
 def test_management_is_not_on_a_port(djl: Server) -> None:

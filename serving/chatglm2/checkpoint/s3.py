@@ -45,7 +45,9 @@ def fetch(uri: str, cache: Path, *, console: Console | None = None) -> Path:
             "list and read it"
         ) from error
     except OSError as error:
-        raise SetupError(f"{uri} cannot be kept in {cache}: {one_line(error)}; choose another CHAT_CACHE_DIR") from error
+        raise SetupError(
+            f"{uri} cannot be kept in {cache}: {one_line(error)}; choose another CHAT_CACHE_DIR"
+        ) from error
     return folder
 
 
