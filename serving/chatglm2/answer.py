@@ -1,6 +1,6 @@
 """The visible text of an answer while it is made: decoded, stripped, cut at a stop string, never taken back.
 
-Joined deltas equal the whole answer. Text that later text could still change (trailing space, the start of a stop
+Joined deltas equal the whole answer. Text that later text could still change (space at either end, the start of a stop
 string or of a substitution) is held back until it cannot.
 """
 
@@ -37,11 +37,10 @@ class Answer:
         held = self._cut(self._held + piece)
         for marker, text in SUBSTITUTIONS.items():
             held = held.replace(marker, text)
-        held = held if self.text else held.lstrip()
         keep = 0 if last or self.stopped else self._undecided(held)
-        visible = held[: len(held) - keep]
-        visible = visible.rstrip()
+        visible = held[: len(held) - keep].rstrip()
         self._held = held[len(visible) :]
+        visible = visible if self.text else visible.lstrip()
         self.text += visible
         return visible
 

@@ -43,6 +43,12 @@ def test_the_stop_string_that_is_complete_first_counts() -> None:
     assert "".join(deltas(["one two three"], "three", "two", "two three")) == "one"
 
 
+def test_a_stop_string_may_begin_with_the_space_before_the_answer() -> None:
+    assert deltas(["\n", "\n", "Hi"], "\n\n") == ["", "", "", ""]
+    assert deltas(["\n", "User", ":", "Hi"], "\nUser:") == ["", "", "", "", ""]
+    assert deltas(["\n", "Use", "Hi"], "\nUser:") == ["", "", "UseHi", ""]
+
+
 def test_broken_character_comes_with_what_follows_it() -> None:
     assert deltas(["a", "\ufffd", "\ufffdb", "\ufffd"]) == ["a", "", "\ufffd\ufffdb", "", "\ufffd"]
 
@@ -56,8 +62,8 @@ def test_start_of_a_substitution_that_never_ends_comes_at_the_end() -> None:
 
 
 @given(
-    st.lists(st.text(alphabet="ab <>[训", max_size=4), max_size=12),
-    st.lists(st.text(alphabet="ab<>", min_size=1, max_size=3)),
+    st.lists(st.text(alphabet="ab \n<>[训", max_size=4), max_size=12),
+    st.lists(st.text(alphabet="ab \n<>", min_size=1, max_size=3)),
 )
 def test_deltas_do_not_depend_on_where_tokens_end(pieces: list[str], stop: list[str]) -> None:
     assert "".join(deltas(pieces, *stop)) == "".join(deltas(list("".join(pieces)), *stop))
