@@ -203,6 +203,8 @@ UNUSABLE: list[tuple[str, str, list[str]]] = [
     ("absurd length", '{"inputs": "a", "parameters": {"max_length": 99999999}}', ["max_length", "99999999", "8192"]),
     ("no tokens", '{"inputs": "a", "parameters": {"max_new_tokens": 0}}', ["max_new_tokens", "0"]),
     ("too many beams", '{"inputs": "a", "parameters": {"num_beams": 9}}', ["num_beams", "9", "8"]),
+    ("power too high", '{"inputs": "a", "parameters": {"length_penalty": 11}}', ["length_penalty", "10", "11"]),
+    ("power too low", '{"inputs": "a", "parameters": {"length_penalty": -11}}', ["length_penalty", "-10", "-11"]),
     ("number for a boolean", '{"inputs": "a", "parameters": {"do_sample": 1}}', ["do_sample", "1"]),
     ("logits_processor", '{"inputs": "a", "parameters": {"logits_processor": []}}', ["logits_processor", "null"]),
     ("history of a wrong shape", '{"inputs": "a", "history": [["x"]]}', ["history[0]", "2"]),

@@ -54,7 +54,8 @@ class Parameters(Contract):
     repetition_penalty: Annotated[float, default(1.0), Field(ge=0.01, le=100)] = 1.0
     seed: Seed | None = None
     num_beams: Annotated[int, default(1), Field(ge=1, le=MOST_BEAMS)] = 1
-    length_penalty: Annotated[float, default(1.0), Field(ge=-100, le=100)] = 1.0
+    length_penalty: Annotated[float, default(1.0), Field(ge=-10, le=10)] = 1.0
+    """Beam search divides by the length to this power, in float32: 4096 ** 10 is a number there."""
     early_stopping: Annotated[Any, default(False), AfterValidator(_early_stopping)] = False
     remove_invalid_values: bool | None = None
     """Accepted, without effect: logits that are not finite always end in an error, never in a wrong answer."""
