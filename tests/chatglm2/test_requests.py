@@ -30,6 +30,12 @@ def sampling(prompt_tokens: int = 10, most: int = 4096, **parameters: Any) -> Sa
     return parse(body(parameters=parameters), "id").sampling(prompt_tokens, LIMITS, most)
 
 
+def refusal(content: str) -> str:
+    with pytest.raises(BadRequest) as refused:
+        parse(content.encode(), "id")
+    return str(refused.value)
+
+
 def check_refusal(content: bytes) -> None:
     refusal = ""
     try:
@@ -127,3 +133,19 @@ def test_refusals_never_repeat_the_prompt() -> None:
     with pytest.raises(BadRequest) as refusal:
         parse(json.dumps({"inputs": "a", "history": [["secret question", 3]]}).encode(), "id")
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ('"inputs": "b"', '"inputs" 2 times'),
+        ('"parameters": {"seed": 1, "top_p": 1, "seed": 1}', '"seed" 2 times'),
+    ],
+)
+def test_a_name_sent_twice_is_refused(fields: str, said: str) -> None:
+    assert said in refusal(f'{{"inputs": "a", {fields}}}')
+
+
+def test_of_a_long_unknown_name_only_the_beginning_is_looked_at() -> None:
+    name = "temperature" + 40 * "_" + "repetition_penalty"
+    assert "did you mean temperature?" in refusal(json.dumps({"inputs": "a", "parameters": {name: 1}}))

@@ -3,6 +3,7 @@
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from chatglm2.errors import BadRequest
+
+_LONGEST_NAME = 40
+"""Characters of a name that a message shows or compares."""
 
 
 class Contract(BaseModel):
@@ -24,7 +28,9 @@ Body = TypeVar("Body", bound=Contract)
 def json_object(body: bytes) -> dict[str, Any]:
     """The fields of a JSON body. Raises BadRequest."""
     try:
-        fields = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        fields = json.loads(
+            body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated
+        )
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8 (byte {error.start}); send JSON in UTF-8, uncompressed") from None
     except json.JSONDecodeError as error:
@@ -40,6 +46,14 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise BadRequest(f"the body holds {name}, which is not JSON; send finite numbers")
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        name, times = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise BadRequest(f"the body holds {_shown_name(name)} {times} times in one object; send it once")
+    return fields
 
 
 def validated(
@@ -81,12 +95,15 @@ def _place(location: Any) -> str:
 
 
 def _unknown(name: str, place: str) -> str:
-    shown_name = json.dumps(name[:40])
-    return f"{place}: unknown parameter {shown_name}" if place else f"unknown field {shown_name}"
+    return f"{place}: unknown parameter {_shown_name(name)}" if place else f"unknown field {_shown_name(name)}"
+
+
+def _shown_name(name: str) -> str:
+    return json.dumps(name[:_LONGEST_NAME])
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=0.0)
     return f"did you mean {close[0]}? Known are {', '.join(known)}"
 
 
