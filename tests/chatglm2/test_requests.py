@@ -146,6 +146,19 @@ def test_a_name_sent_twice_is_refused(fields: str, said: str) -> None:
     assert said in refusal(f'{{"inputs": "a", {fields}}}')
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ('"\\ud800": 1', 'the name "\\ud800"'),
+        ('"parameters": {"\\ud800": 1}', 'parameters: the name "\\ud800"'),
+        ('"parameters": {"stop": ""}', "parameters.stop[0]: value should have at least 1 character"),
+        (f'"parameters": {{"stop": "{257 * "a"}"}}', "at most 256 characters"),
+    ],
+)
+def test_names_and_texts_are_spoken_of_as_such(fields: str, said: str) -> None:
+    assert said in refusal(f'{{"inputs": "a", {fields}}}')
+
+
 def test_of_a_long_unknown_name_only_the_beginning_is_looked_at() -> None:
     name = "temperature" + 40 * "_" + "repetition_penalty"
     assert "did you mean temperature?" in refusal(json.dumps({"inputs": "a", "parameters": {name: 1}}))

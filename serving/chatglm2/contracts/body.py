@@ -74,6 +74,10 @@ def validated(
 def _explain(error: ErrorDetails, contract: type[Contract], private: frozenset[str]) -> str:
     """One line for pydantic's first complaint, which is about a field of `contract` or the whole of it."""
     message = "should be an object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], str):
+        message = message.replace(" item", " character")
+    if error["type"] == "string_unicode":  # said of names; `Text` checks values
+        message = f"the name {_shown_name(error['input'])} holds half of a surrogate pair; send whole characters"
     if not error["loc"]:
         return message
     *parents, last = error["loc"]
@@ -82,10 +86,10 @@ def _explain(error: ErrorDetails, contract: type[Contract], private: frozenset[s
         return f"{_unknown(str(last), _place(parents))}; {_nearest(str(last), contract.model_fields)}"
     if error["type"] == "none_required":
         return f"{place}: only null is possible, got {shown(error['input'])}"
-    if error["type"] == "value_error":  # one of ours, which says all there is to say
-        return f"{place}: {message}"
     if error["type"] == "missing":
         return f"{place}: missing"
+    if error["type"] in ("value_error", "string_unicode"):  # ours, which say all there is to say
+        return f"{place}: {message}"
     given = kind(error["input"]) if error["loc"][0] in private else shown(error["input"])
     return f"{place}: {message[0].lower()}{message[1:]}, got {given}"
 
