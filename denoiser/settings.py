@@ -1,13 +1,21 @@
 """The service's settings, read once from the environment (and nowhere else)."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from denoiser.errors import SettingsError
 from denoiser.model import FINE_TUNING_STEPS
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
+
+
+def _key(given: SecretStr) -> SecretStr:
+    key = given.get_secret_value().strip()  # as the header's value is
+    if not key:
+        raise ValueError("holds nothing but space; set a key, or leave it empty to need none")
+    return SecretStr(key)
 
 
 class Settings(BaseSettings):
@@ -19,7 +27,7 @@ class Settings(BaseSettings):
     encoder_path: Path | None = None
     """Folder of all-MiniLM-L6-v2; where it is not set, the one in its Python package."""
     port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
     max_rows: int = Field(default=4096, ge=1)
     max_texts: int = Field(default=2048, ge=1)
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1)

@@ -24,6 +24,13 @@ def _executor(name: str) -> str:
     return name
 
 
+def _key(given: SecretStr) -> SecretStr:
+    key = given.get_secret_value().strip()  # as the header's value is
+    if not key:
+        raise ValueError("holds nothing but space; set a key, or leave it empty to need none")
+    return SecretStr(key)
+
+
 class Settings(BaseSettings):
     """Environment variables are `CHAT_` and the field's name in capitals, but where another name is given."""
 
@@ -50,7 +57,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     metrics_port: int | None = Field(None, ge=1, le=65535)
     """When set, `GET /metrics` is served on this port of `host`, for Prometheus."""
-    api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("API_KEY", "CHAT_API_KEY"))
+    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        None, validation_alias=AliasChoices("API_KEY", "CHAT_API_KEY")
+    )
     """When set, every route but `/ping` asks for `Authorization: Bearer ...`."""
     djl_serving_home: Path | None = Field(
         None, validation_alias=AliasChoices("DJL_SERVING_HOME", "CHAT_DJL_SERVING_HOME")

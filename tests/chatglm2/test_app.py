@@ -35,7 +35,7 @@ KEY = {"Authorization": "Bearer secret"}
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """A service with one place and an API key."""
-    env = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0", "API_KEY": "secret"}
+    env = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0", "API_KEY": " secret\r"}
     with servers.chat("serve", tmp_path_factory.mktemp("strict") / "log", env) as server:
         yield server
 
@@ -364,5 +364,6 @@ def test_what_a_chat_template_refuses_is_a_bad_request_with_its_reason() -> None
 
 def test_unusable_setting_is_said_in_one_line() -> None:
     assert failing("serve", "--dtype", "float3").startswith("chatglm2: setting dtype")
+    assert "API_KEY" in failing("serve", API_KEY=" \r")
     assert "finite" in failing("serve", CHAT_DEADLINE_SECONDS="inf")
     assert failing("serve", CHAT_EXECUTOR="Ray").startswith("chatglm2: CHAT_EXECUTOR: ")

@@ -19,7 +19,7 @@ from denoiser.api.gate import read_limited
 from denoiser.api.requests import Limits
 from denoiser.api.service import Service
 from denoiser.api.uploads import receive
-from denoiser.errors import CheckpointError, SlowError
+from denoiser.errors import CheckpointError, SettingsError, SlowError
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, Tokens
@@ -184,6 +184,14 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, "")
     settings = read_settings()
     assert (settings.model_path, settings.queue_size, settings.required_key) == (BUNDLED_CHECKPOINT, 128, None)
+
+
+def test_space_around_the_key_is_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", " s3cret\r")
+    assert read_settings().required_key == "s3cret"
+    monkeypatch.setenv("API_KEY", " \r")
+    with pytest.raises(SettingsError, match="API_KEY"):
+        read_settings()
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_bug(slow: str) -> None:
