@@ -82,7 +82,7 @@ class ChatService:
     def models(self, authorization: str | None) -> dict[str, Any]:
         """What OpenAI's list of models says. Raises Unauthorized."""
         self._check_key(authorization)
-        return list_of_models(self._settings.model_names[-1], self._engine.limits.context, self._created)
+        return list_of_models(self._settings.served_name, self._engine.limits.context, self._created)
 
     def receiving(self) -> AbstractAsyncContextManager[None]:
         """For an adapter while it reads a body: until its deadline, or the shutdown begins. Raises DeadlinePassed,

@@ -102,15 +102,15 @@ class Settings(BaseSettings):
 
     @property
     def served_name(self) -> str:
-        """The model's own name."""
-        return self.served_model_name or self.model or "smollm2-135m-instruct"
+        """The model's own name; of a folder the last part of its path."""
+        name = (self.served_model_name or self.model or "smollm2-135m-instruct").rstrip("/")
+        return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
     @property
     def model_names(self) -> list[str]:
         """All that OpenAI clients may call the model, in small letters."""
-        name = self.served_name.lower().rstrip("/")
-        names = ["chatglm2", "chatglm2-6b", name.rsplit("/", 1)[-1]]
-        return list(dict.fromkeys(names if name.startswith(("/", ".", "~")) else [*names, name]))
+        name = self.served_name.lower()
+        return list(dict.fromkeys(["chatglm2", name.rsplit("/", 1)[-1], name]))
 
 
 def read_settings(**given: Any) -> Settings:

@@ -36,6 +36,7 @@ KEY = {"Authorization": "Bearer secret"}
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
     """A service with one place and an API key."""
     env = {"CHAT_MAX_RUNNING": "1", "CHAT_MAX_WAITING": "0", "API_KEY": " secret\r"}
+    env["CHAT_SERVED_MODEL_NAME"] = "MyModel"
     with servers.chat("serve", tmp_path_factory.mktemp("strict") / "log", env) as server:
         yield server
 
@@ -195,7 +196,21 @@ def test_api_key_is_asked_for_everywhere_but_ping(strict: servers.Server) -> Non
 def test_the_list_of_models_names_the_one_that_is_served(strict: servers.Server) -> None:
     assert strict.get("/v1/models").status_code == 401
     (model,) = strict.get("/v1/models", headers=KEY).json()["data"]
-    assert (model["id"], model["object"], model["max_model_len"]) == ("smollm2-135m-instruct", "model", 8192)
+    assert (model["id"], model["object"], model["max_model_len"]) == ("MyModel", "model", 8192)
+
+
+@pytest.mark.parametrize(
+    ("setting", "listed", "known"),
+    [
+        ({"served_model_name": "MyModel"}, "MyModel", ["chatglm2", "mymodel"]),
+        ({"model": "/models/chatglm2/"}, "chatglm2", ["chatglm2"]),
+        ({"model": "THUDM/chatglm2-6b"}, "THUDM/chatglm2-6b", ["chatglm2", "chatglm2-6b", "thudm/chatglm2-6b"]),
+        ({}, "smollm2-135m-instruct", ["chatglm2", "smollm2-135m-instruct"]),
+    ],
+)
+def test_a_model_is_listed_by_its_own_name(setting: dict[str, str], listed: str, known: list[str]) -> None:
+    settings = Settings(**setting)  # type: ignore[arg-type]
+    assert (settings.served_name, settings.model_names) == (listed, known)
 
 
 def test_ping_answers_head_too(strict: servers.Server) -> None:
