@@ -15,7 +15,8 @@ from chatglm2.errors import BadRequest
 
 MOST_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 30
-_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
@@ -23,7 +24,10 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._between_requests = True
+        self._in_headers = True
+        """Or between requests."""
+        self._held = b""
+        """The end of what has come, where the name `Upgrade` may have begun."""
         self._unrecognised = 0
         """Bytes since headers or a part of a body were complete: a request line and headers, or trailers."""
         self._late: asyncio.TimerHandle | None = None
@@ -40,8 +44,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
-        if self._between_requests:
-            data = _without_upgrade(data)
+        if self._in_headers:
+            data = self._without_upgrade(self._held + data)
         self._unrecognised += len(data)
         super().data_received(data)
         if self._unrecognised > MOST_HEADER_BYTES and not self.transport.is_closing():
@@ -49,13 +53,12 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request line begins."""
-        self._between_requests = False
         self._expect_headers()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The body follows, or nothing."""
-        self._unrecognised = 0
+        self._in_headers, self._unrecognised = False, 0
         self._expect_nothing()
         super().on_headers_complete()
 
@@ -66,7 +69,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._between_requests, self._unrecognised = True, 0
+        self._in_headers, self._unrecognised = True, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -88,10 +91,12 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The beginning of a request whose header `Upgrade`, if it is among them, has a name that says nothing."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0 or not _UPGRADE.search(data, 0, end):
-        return data
-    return _UPGRADE.sub(b"not-upgraded", data[:end]) + data[end:]
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """Headers whose `Upgrade`, if it is among them, has a name that says nothing, and what follows them."""
+        blank = _BLANK_LINE.search(data)
+        end = blank.start() if blank else data.rfind(b"\n", -len(b"\nupgrade"))
+        if end < 0:
+            end = len(data)
+        headers, rest = _UPGRADE.sub(b"not-upgraded", data[:end]), data[end:]
+        self._held = b"" if blank else rest
+        return headers + rest if blank else headers

@@ -78,12 +78,17 @@ def request_head(length: int, *more: str) -> bytes:
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
-def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server, upgrade: str) -> None:
+@pytest.mark.parametrize("cut", ["POST", "UPG", "HTTP2-Settings: AAEAAEAA\r\n\r", "{"])
+def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server, upgrade: str, cut: str) -> None:
     content = json.dumps(SHORT).encode()
     offer = ("Connection: Upgrade, HTTP2-Settings", f"UPGRADE: {upgrade}", "HTTP2-Settings: AAEAAEAA")
+    first, last = (request_head(len(content), *offer) + content).split(cut.encode(), 1)
     with strict.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(2):
-            connection.sendall(request_head(len(content), *offer) + content)
+            connection.sendall(first + cut.encode())
+            time.sleep(0.1)
+            connection.sendall(last)
             reply = http.client.HTTPResponse(connection)
             reply.begin()
             assert (reply.status, "outputs" in json.loads(reply.read())) == (200, True)
