@@ -79,6 +79,7 @@ ASKS_FOR_NOTHING: list[dict[str, Any]] = [
     {"tools": [], "tool_choice": "none", "functions": [], "function_call": "none", "logit_bias": {}, "metadata": {}},
     {"store": False, "service_tier": "auto", "modalities": ["text"], "reasoning_effort": "none", "top_logprobs": 0},
     {"user": "a", "safety_identifier": "b", "prompt_cache_key": "c", "response_format": {"type": "text"}},
+    {"tool_choice": "auto", "tools": [], "function_call": "auto"},
     {"messages": [{**QUESTION[0], "name": "a"}]},
     {"messages": [{**QUESTION[0], **NOTHING}]},
 ]
@@ -90,13 +91,13 @@ def test_what_asks_for_nothing_changes_nothing(client: OpenAI, fields: dict[str,
 
 
 def test_content_may_be_parts_of_text(client: OpenAI) -> None:
-    parts = [{"type": "text", "text": "What is a"}, {"type": "text", "text": "data warehouse?"}]
+    parts = [{"type": "text", "text": "What is a"}, {"type": "text", "text": "data warehouse?", "cache_control": None}]
     joined = [{"role": "user", "content": "What is a\ndata warehouse?"}]
     assert text(client, messages=[{"role": "user", "content": parts}]) == text(client, messages=joined)
 
 
 def test_stream_adds_up_to_the_whole_answer(client: OpenAI) -> None:
-    chunks = list(say(client, stream=True, stream_options={"include_usage": True}))
+    chunks = list(say(client, stream=True, stream_options={"include_usage": True, "include_obfuscation": False}))
     whole = say(client)
     assert chunks[0].choices[0].delta.role == "assistant"
     deltas = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
@@ -217,9 +218,10 @@ def test_embedded_model_answers_by_its_own_name(client: OpenAI) -> None:
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+CACHED = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
 REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"tools": [TOOL]}, ["tools", "not supported"]),
-    ({"tool_choice": "auto"}, ["tool_choice", "not supported"]),
+    ({"tool_choice": "required"}, ["tool_choice", "not supported"]),
     ({"response_format": {"type": "json_object"}}, ["response_format.type", "json_object"]),
     ({"logit_bias": {"5": 1}}, ["logit_bias", "not supported"]),
     ({"extra_body": {"top_b": 1}}, ['"top_b"', "did you mean top_p"]),
@@ -227,6 +229,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"store": True}, ["store", "not supported"]),
     ({"messages": []}, ["messages: is empty", "user"]),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, ["messages[0].content", "image_url", "text"]),
+    ({"messages": [{"role": "user", "content": [CACHED]}]}, ["messages[0].content", "nothing else"]),
     ({"messages": [{"role": "user", "content": None}]}, ["messages[0].content", "string", "null"]),
     ({"messages": [{"role": "user"}]}, ["messages[0].content", "missing"]),
     ({"messages": [{"role": "tool", "content": "a"}]}, ["messages[0].role", "tool", "system, user or assistant"]),
@@ -251,6 +254,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"presence_penalty": 2.5}, ["presence_penalty", "2.5"]),
     ({"stream_options": {"include_usage": True}}, ["stream_options", "stream"]),
     ({"stream": True, "stream_options": {"include_usgae": True}}, ["stream_options", "did you mean include_usage"]),
+    ({"stream": True, "stream_options": {"include_obfuscation": True}}, ["stream_options.include_obfuscation"]),
     ({"stop": [""]}, ["stop[0]"]),
     ({"seed": "x"}, ["seed", '"x"']),
     ({"extra_body": {"inputs": "a"}}, ["inputs", "messages", "one of them"]),

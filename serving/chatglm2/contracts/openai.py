@@ -23,15 +23,17 @@ UNSUPPORTED = (  # what is wanted before how: a refusal names the first
     "web_search_options",
 )
 UNSUPPORTED_IN_MESSAGE = ("tool_calls", "tool_call_id", "function_call", "audio", "refusal", "annotations")
+UNSUPPORTED_IN_STREAM = ("include_obfuscation",)
 _AS_IT_IS: dict[str, tuple[Any, ...]] = {
-    "tool_choice": ("none",),
-    "function_call": ("none",),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
+    "include_obfuscation": (False,),
 }
-"""Values of unsupported fields that ask for what happens anyway."""
+"""Values of unsupported fields that ask for what happens anyway; tools to choose from are refused before."""
 
 _FOLLOWS: dict[Role | None, tuple[Role, ...]] = {
     None: ("system", "user"),
@@ -65,6 +67,9 @@ def parse(fields: dict[str, Any], request_id: str) -> ChatRequest:
 def _supported(fields: dict[str, Any]) -> dict[str, Any]:
     """`fields` less those that ask for nothing. Raises BadRequest for what is asked for and not supported."""
     _refuse(UNSUPPORTED, fields)
+    if isinstance(options := fields.get("stream_options"), dict):
+        _refuse(UNSUPPORTED_IN_STREAM, options, "stream_options.")
+        fields["stream_options"] = {name: options[name] for name in options if name not in UNSUPPORTED_IN_STREAM}
     if isinstance(fields["messages"], list):
         fields["messages"] = [
             _supported_message(place, message) if isinstance(message, dict) else message
@@ -141,7 +146,8 @@ def _text_of_part(number: int, part: Any) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         found = shown(part["type"]) if isinstance(part, dict) and "type" in part else kind(part)
         raise ValueError(f'part {number} is {found}; only {{"type": "text", "text": "..."}} is supported')
-    if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
+    more = [name for name, value in part.items() if name not in ("type", "text") and not _is_empty(value)]
+    if more or not isinstance(part.get("text"), str):
         raise ValueError(f'part {number} should be {{"type": "text", "text": "..."}} and nothing else')
     return part["text"]
 
