@@ -146,10 +146,11 @@ def _text_of_part(number: int, part: Any) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         found = shown(part["type"]) if isinstance(part, dict) and "type" in part else kind(part)
         raise ValueError(f'part {number} is {found}; only {{"type": "text", "text": "..."}} is supported')
+    text = part.get("text")
     more = [name for name, value in part.items() if name not in ("type", "text") and not _is_empty(value)]
-    if more or not isinstance(part.get("text"), str):
+    if more or not isinstance(text, str):
         raise ValueError(f'part {number} should be {{"type": "text", "text": "..."}} and nothing else')
-    return part["text"]
+    return text
 
 
 class MessageBody(Contract):
