@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with its parser in C, and what that lacks: limits on headers, and no fear of upgrades.
+"""uvicorn's HTTP/1.1 with its parser in C, and what that lacks: limits on headers, no fear of upgrades, and HTTP/1.0.
 
 Java's HttpClient and `curl --http2` offer to go on in HTTP/2, which a server may ignore (RFC 9110, 7.8); the parser
 takes the body of such a request for the other protocol and drops it.
@@ -8,7 +8,7 @@ import asyncio
 import re
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from chatglm2.contracts.base import to_json
 from chatglm2.errors import BadRequest
@@ -17,6 +17,14 @@ MOST_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 30
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE)
+
+
+class _Unchunked(RequestResponseCycle):
+    """A reply over HTTP/1.0, which knows no chunks (RFC 9112, 6.1): where it ends, the connection does."""
+
+    async def send(self, message: Any) -> None:
+        self.chunked_encoding, self.expected_content_length = False, len(message.get("body", b""))
+        await super().send(message)
 
 
 class Protocol(HttpToolsProtocol):
@@ -61,6 +69,8 @@ class Protocol(HttpToolsProtocol):
         self._in_headers, self._unrecognised = False, 0
         self._expect_nothing()
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = _Unchunked
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""

@@ -111,6 +111,16 @@ def test_what_is_no_http_gets_the_contract_s_reply(strict: servers.Server) -> No
         assert (reply.status, json.loads(reply.read())["code"]) == (400, 400)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_replies_over_http_1_0_have_no_chunks(strict: servers.Server, stream: bool) -> None:
+    content = json.dumps(SHORT | {"parameters": {"max_new_tokens": 2, "stream": stream}}).encode()
+    with strict.connect() as connection:
+        connection.sendall(request_head(len(content)).replace(b"HTTP/1.1", b"HTTP/1.0") + content)
+        head, body = b"".join(iter(lambda: connection.recv(10_000), b"")).split(b"\r\n\r\n")
+    assert (b"transfer-encoding" in head, b"content-length" in head) == (False, not stream)
+    assert json.loads(body.splitlines()[-1])["history"]
+
+
 def test_a_client_that_leaves_while_it_sends_is_no_failure(strict: servers.Server) -> None:
     leave_early(strict, SHORT, promised=1000)
     assert status_in_time(strict, SHORT) == 200
