@@ -6,7 +6,7 @@ Nothing here blocks the event loop.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +42,7 @@ from denoiser.api.schemas import (
 from denoiser.api.service import Reply, Service
 from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import DenoiserError, NotReadyError, OffError
-from denoiser.jobs.training import Training
+from denoiser.jobs.training import Prepare, Training
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MODEL_NAME
 from denoiser.settings import Settings
@@ -203,15 +203,20 @@ async def _run(routes: _Routes, training: TrainingRoutes, load: Callable[[], Ser
     routes.service = service = await in_passing_thread(load)
     _log.info("ready", device=service.denoiser.device)
     if not isinstance(parts.training, OffError) and parts.open_model:
-        await training.run(_switch_of(service, parts.open_model))
+        await training.run(_prepare_for(service, parts.open_model))
 
 
-def _switch_of(service: Service, open_model: Callable[[Path], Denoiser]) -> Callable[[Path], Awaitable[None]]:
-    async def switch(path: Path) -> None:
-        service.switch(await in_passing_thread(lambda: open_model(path)))
-        _log.info("switched", model=path.name)
+def _prepare_for(service: Service, open_model: Callable[[Path], Denoiser]) -> Prepare:
+    async def prepare(path: Path) -> Callable[[], None]:
+        model = await in_passing_thread(lambda: open_model(path))
 
-    return switch
+        def switch() -> None:
+            service.switch(model)
+            _log.info("switched", model=path.name)
+
+        return switch
+
+    return prepare
 
 
 def _report(task: asyncio.Task[None], on_failure: Callable[[Exception], None]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
@@ -19,7 +19,7 @@ from denoiser.api.uploads import receive
 from denoiser.errors import BusyError, CheckpointError, ConflictError, InvalidInputError, NotReadyError, OffError
 from denoiser.jobs.store import ENDS, Job, Store, busy
 from denoiser.jobs.supervisor import Supervisor
-from denoiser.jobs.training import Training
+from denoiser.jobs.training import Prepare, Training
 from denoiser.text.plain import decode, find_sentences
 
 POLL_SECONDS = 0.3
@@ -56,12 +56,12 @@ class TrainingRoutes:
         self._training, self._max_bytes, self._has_key = training, max_bytes, has_key
         self._stopping, self._closed = stopping, closed
         self._supervisor: Supervisor | None = None
-        self._switch: Callable[[Path], Awaitable[None]] | None = None
+        self._prepare: Prepare | None = None
         self._receiving = asyncio.Semaphore(1)
 
-    async def run(self, switch: Callable[[Path], Awaitable[None]]) -> None:
+    async def run(self, prepare: Prepare) -> None:
         """Once a model is loaded: go on with the job that waits, and then with others, until cancelled."""
-        self._switch, self._supervisor = switch, self._on().supervisor(switch)
+        self._prepare, self._supervisor = prepare, self._on().supervisor(prepare)
         await self._supervisor.run()
 
     def router(self) -> APIRouter:
@@ -170,12 +170,13 @@ class TrainingRoutes:
     async def activate(self, model_id: str) -> ModelReply:
         """Denoise with another model from now on, and after a restart."""
         training = self._on()
-        if self._switch is None:
+        if self._prepare is None:
             raise NotReadyError("no model is loaded yet; ask /health and try again")
         path = await asyncio.to_thread(training.models.find, model_id)
         async with training.switching:
-            await _use(self._switch, path, model_id)
+            switch = await _prepared(self._prepare, path, model_id)
             await asyncio.to_thread(training.store.activate, model_id, training.models.base)
+            switch()
         listed = await asyncio.to_thread(training.models.all)
         return describe_model(next(model for model in listed if model.id == model_id))
 
@@ -194,9 +195,9 @@ class TrainingRoutes:
             )
 
 
-async def _use(switch: Callable[[Path], Awaitable[None]], path: Path, model: str) -> None:
+async def _prepared(prepare: Prepare, path: Path, model: str) -> Callable[[], None]:
     try:
-        await switch(path)
+        return await prepare(path)
     except CheckpointError as error:
         _log.warning("a model cannot be loaded", model=model, reason=str(error))
         raise ConflictError(f"model {model} is damaged or missing; the log says more. Activate another one") from error

@@ -164,15 +164,17 @@ class Store:
             row = _verdict(db, job)
         return bool(row["better"]) if row else None
 
-    def finish(self, job: str, base: str) -> None:
-        """The judged job is done; a better model takes over in the same transaction. Nothing if it ended before."""
+    def finish(self, job: str, base: str) -> bool:
+        """The judged job is done; whether its model takes over, in the same transaction. Nothing if it ended before."""
         update = "UPDATE job SET figures = ?, promoted = ?, done = total WHERE id = ?"
         with self._connect() as db:
             verdict = _verdict(db, job)
-            if verdict and _end(db, job, "done", verdict["message"]):
-                db.execute(update, (verdict["figures"], verdict["better"], job))
-                if verdict["better"]:
-                    db.execute("REPLACE INTO active VALUES (1, ?, ?)", (job, base))
+            if not verdict or not _end(db, job, "done", verdict["message"]):
+                return False
+            db.execute(update, (verdict["figures"], verdict["better"], job))
+            if verdict["better"]:
+                db.execute("REPLACE INTO active VALUES (1, ?, ?)", (job, base))
+            return bool(verdict["better"])
 
     def end(self, job: str, how: End, message: str) -> bool:
         """The job failed or is cancelled; False if it ended before."""

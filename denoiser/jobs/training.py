@@ -11,7 +11,7 @@ from typing import TextIO
 
 import structlog
 
-from denoiser.errors import DenoiserError, OffError
+from denoiser.errors import CheckpointError, DenoiserError, OffError
 from denoiser.jobs.models import DEFAULT, Models
 from denoiser.jobs.run import Order
 from denoiser.jobs.store import Store
@@ -19,6 +19,9 @@ from denoiser.jobs.supervisor import Supervisor
 from denoiser.model.denoise import Denoiser
 
 LAST_WORKER_SECONDS = 30  # a worker ends when its server does; this is far more than that takes
+Prepare = Callable[[Path], Awaitable[Callable[[], None]]]
+"""Loads a model. What it returns has it used, and cannot fail: it is called once the choice is in the store."""
+
 _log = structlog.get_logger()
 
 
@@ -36,16 +39,18 @@ class Training:
         self.switching = asyncio.Lock()
         """Held while another model becomes the active one, and while a job is cancelled."""
 
-    def supervisor(self, switch: Callable[[Path], Awaitable[None]]) -> Supervisor:
-        """A supervisor by which a better model is switched to just before its job is done."""
+    def supervisor(self, prepare: Prepare) -> Supervisor:
+        """A supervisor by which a better model is loaded before its job is done, and used from then on."""
 
         async def finish(job: str) -> None:
             try:
                 async with self.switching:
-                    if await asyncio.to_thread(self.store.verdict, job):
-                        await switch(self.models.folder(job))
-                    await asyncio.to_thread(self.store.finish, job, self.models.base)
-            except DenoiserError as error:
+                    better = await asyncio.to_thread(self.store.verdict, job)
+                    switch = await prepare(self.models.folder(job)) if better else None
+                    promoted = await asyncio.to_thread(self.store.finish, job, self.models.base)
+                    if switch and promoted:
+                        switch()
+            except CheckpointError as error:
                 _log.error("the new model cannot be loaded", model=job, reason=str(error))
                 await asyncio.to_thread(self.store.end, job, "failed", "its model cannot be loaded; the log says why")
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -261,10 +262,10 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
         (folder / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "cache" / "some.npy").write_bytes(b"embeddings")
 
-    async def switch(path: Path) -> None:
+    async def prepare(path: Path) -> Callable[[], None]:
         raise AssertionError(path)
 
-    work = asyncio.create_task(training.supervisor(switch).run())
+    work = asyncio.create_task(training.supervisor(prepare).run())
     async with asyncio.timeout(60):
         while half.exists() or dropped.exists() or list((tmp_path / "cache").iterdir()):  # noqa: ASYNC110 (another thread's work)
             await asyncio.sleep(0.02)
@@ -273,7 +274,7 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
     assert whole.is_dir()
 
 
-async def test_a_new_model_is_switched_to_before_its_job_is_done_and_a_cancel_meanwhile_is_too_late(
+async def test_a_new_model_is_loaded_before_its_job_is_done_and_a_cancel_meanwhile_is_too_late(
     tmp_path: Path,
 ) -> None:
     training = open_training(Settings(denoiser_data=tmp_path, train_steps=100))
@@ -282,14 +283,15 @@ async def test_a_new_model_is_switched_to_before_its_job_is_done_and_a_cancel_me
     seen: list[str] = []
     cancels: list[asyncio.Task[object]] = []
 
-    async def switch(path: Path) -> None:
+    async def prepare(path: Path) -> Callable[[], None]:
         seen.append(store.get(path.name).state)
         cancels.append(asyncio.create_task(routes.cancel(path.name)))
         await asyncio.sleep(0.2)
         seen.append(store.get(path.name).state)
+        return lambda: seen.append(store.get(path.name).state)
 
     job = store.add("team.txt", TEXT, 150).id
-    work = asyncio.create_task(routes.run(switch))
+    work = asyncio.create_task(routes.run(prepare))
     async with asyncio.timeout(240):
         while store.get(job).state not in ENDS:  # noqa: ASYNC110 (another process's work)
             await asyncio.sleep(0.1)
@@ -298,8 +300,27 @@ async def test_a_new_model_is_switched_to_before_its_job_is_done_and_a_cancel_me
     work.cancel()
     await asyncio.wait([work])
     training.close()
-    assert seen == ["promoting", "promoting"]
+    assert seen == ["promoting", "promoting", "done"]
     assert training.models.active() == job
+
+
+async def test_a_choice_that_cannot_be_kept_is_not_used(tmp_path: Path) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    routes, used = TrainingRoutes(training, 1, False, threading.Event()), list[Path]()
+
+    async def prepare(path: Path) -> Callable[[], None]:
+        (tmp_path / "state.sqlite").write_text("damaged meanwhile")
+        return lambda: used.append(path)
+
+    work = asyncio.create_task(routes.run(prepare))
+    await asyncio.sleep(0)
+    with pytest.raises(sqlite3.DatabaseError):
+        await routes.activate("default")
+    work.cancel()
+    await asyncio.wait([work])
+    training.close()
+    assert used == []
 
 
 def test_where_training_is_off_the_routes_say_so(denoiser: Denoiser, encoder: MiniLM) -> None:
