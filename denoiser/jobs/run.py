@@ -71,7 +71,8 @@ class _Run:
 
     def go(self) -> None:
         training, held_out = self._embeddings()
-        active = Denoiser.load(self.models.find(self.models.active()))
+        rival = self.models.active()
+        active = Denoiser.load(self.models.find(rival))
         start = active.trainable()
         recipe = fine_tuning(start.network, len(training), self.steps)
         self.store.enter(self.job.id, "training", recipe.steps)
@@ -80,12 +81,12 @@ class _Run:
         verdict = judge(made, active, held_out)
         self.store.advance(self.job.id, 1)
         self._save(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
+        self.store.judge(self.job.id, rival, verdict.better, verdict.figures, verdict.reason)
 
     def _save(self, made: Denoiser, use: str, verdict: Verdict) -> None:
         self.store.enter(self.job.id, "promoting", 1)
         described = {"sources": [{"file": self.job.filename, "use": use}], "figures": verdict.figures}
         checkpoint.save(self.models.folder(self.job.id), made.network, {**made.manifest, **described})
-        self.store.judge(self.job.id, verdict.better, verdict.figures, verdict.reason)
 
     def _embeddings(self) -> tuple[Embeddings, Embeddings]:
         training, held_out = _split(find_sentences(self.store.text(self.job.id)))

@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS job (
     starts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, ended REAL);
 CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON job ((1)) WHERE state NOT IN {_ENDED};
 CREATE TABLE IF NOT EXISTS upload (job TEXT PRIMARY KEY, text TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS verdict (
-    job TEXT PRIMARY KEY, better INTEGER NOT NULL, figures TEXT NOT NULL, message TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS comparison (
+    job TEXT PRIMARY KEY, rival TEXT NOT NULL, better INTEGER NOT NULL, figures TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS event_of_job ON event (job, id);
@@ -152,11 +152,11 @@ class Store:
             if db.execute(update, (done, loss, job)).rowcount:
                 _tell(db, job, "progress", data)
 
-    def judge(self, job: str, better: bool, figures: list[dict[str, Any]], message: str) -> None:
-        """The job's model is written: whether it is better than the active one, and the figures and words for it."""
-        insert = f"REPLACE INTO verdict SELECT id, ?, ?, ? FROM job WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
+    def judge(self, job: str, rival: str, better: bool, figures: list[dict[str, Any]], message: str) -> None:
+        """The job's model is written: whether it is better than the model `rival`, and the figures and words for it."""
+        insert = f"REPLACE INTO comparison SELECT id, ?, ?, ?, ? FROM job WHERE id = ? AND state NOT IN {_ENDED}"  # noqa: S608
         with self._connect() as db:
-            db.execute(insert, (better, json.dumps(figures), message, job))
+            db.execute(insert, (rival, better, json.dumps(figures), message, job))
 
     def verdict(self, job: str) -> bool | None:
         """Whether the model of a job that has not ended is better; None when it is not known yet."""
@@ -164,17 +164,24 @@ class Store:
             row = _verdict(db, job)
         return bool(row["better"]) if row else None
 
-    def finish(self, job: str, base: str) -> bool:
-        """The judged job is done; whether its model takes over, in the same transaction. Nothing if it ended before."""
+    def finish(self, job: str, base: str, active: str) -> bool:
+        """The judged job is done; whether its model takes over, in the same transaction: if it is better, and was
+        compared with `active`, the active model. Nothing if it ended before.
+        """
         update = "UPDATE job SET figures = ?, promoted = ?, done = total WHERE id = ?"
         with self._connect() as db:
             verdict = _verdict(db, job)
-            if not verdict or not _end(db, job, "done", verdict["message"]):
+            if not verdict:
                 return False
-            db.execute(update, (verdict["figures"], verdict["better"], job))
-            if verdict["better"]:
+            promoted, message = bool(verdict["better"]), verdict["message"]
+            if promoted and verdict["rival"] != active:
+                promoted, message = False, _overtaken(job, verdict["rival"], active)
+            if not _end(db, job, "done", message):
+                return False
+            db.execute(update, (verdict["figures"], promoted, job))
+            if promoted:
                 db.execute("REPLACE INTO active VALUES (1, ?, ?)", (job, base))
-            return bool(verdict["better"])
+            return promoted
 
     def end(self, job: str, how: End, message: str) -> bool:
         """The job failed or is cancelled; False if it ended before."""
@@ -185,7 +192,7 @@ class Store:
         """A worker begins the job, from its start. A job begun too often fails."""
         with self._connect() as db:
             db.execute("UPDATE job SET starts = starts + 1, done = 0, loss = NULL WHERE id = ?", (job,))
-            db.execute("DELETE FROM verdict WHERE job = ?", (job,))
+            db.execute("DELETE FROM comparison WHERE job = ?", (job,))
             if db.execute("SELECT starts FROM job WHERE id = ?", (job,)).fetchone()[0] > STARTS:
                 _end(db, job, "failed", f"given up after {STARTS} starts; upload the file again")
 
@@ -223,6 +230,13 @@ def busy(job: Job | None) -> str:
     return f"training job {name} has not ended; wait for it, or cancel it with DELETE /jobs/{name}"
 
 
+def _overtaken(job: str, rival: str, active: str) -> str:
+    return (
+        f"better than model {rival}, but {active} has been activated meanwhile and stays; "
+        f"to use the new model, POST /models/{job}/activate"
+    )
+
+
 def _tell(db: sqlite3.Connection, job: str, kind: str, data: dict[str, Any]) -> None:
     db.execute("INSERT INTO event (job, kind, data) VALUES (?, ?, ?)", (job, kind, json.dumps(data)))
 
@@ -234,7 +248,7 @@ def _queue(db: sqlite3.Connection, job: str) -> None:
 
 
 def _verdict(db: sqlite3.Connection, job: str) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = db.execute("SELECT * FROM verdict WHERE job = ?", (job,)).fetchone()
+    row: sqlite3.Row | None = db.execute("SELECT * FROM comparison WHERE job = ?", (job,)).fetchone()
     return row
 
 
@@ -243,6 +257,6 @@ def _end(db: sqlite3.Connection, job: str, how: End, message: str) -> bool:
     if not db.execute(update, (how, message, time.time(), job)).rowcount:
         return False
     db.execute("DELETE FROM upload WHERE job = ?", (job,))
-    db.execute("DELETE FROM verdict WHERE job = ?", (job,))
+    db.execute("DELETE FROM comparison WHERE job = ?", (job,))
     _tell(db, job, "state", {"state": how, "message": message})
     return True

@@ -47,7 +47,8 @@ class Training:
                 async with self.switching:
                     better = await asyncio.to_thread(self.store.verdict, job)
                     switch = await prepare(self.models.folder(job)) if better else None
-                    promoted = await asyncio.to_thread(self.store.finish, job, self.models.base)
+                    active = await asyncio.to_thread(self.models.active)
+                    promoted = await asyncio.to_thread(self.store.finish, job, self.models.base, active)
                     if switch and promoted:
                         switch()
             except CheckpointError as error:

@@ -28,6 +28,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
 from tests.denoiser.servers import running as running_app
+from tests.denoiser.test_supervisor import JUDGE
 from tests.denoiser.texts import sentences
 from tests.servers import Server, running
 
@@ -252,8 +253,8 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
     assert not isinstance(training, OffError)
     store, models = training.store, training.models
     done = store.add("team.txt", TEXT, 150).id
-    store.judge(done, False, [], "no better")
-    store.finish(done, models.base)
+    store.judge(done, models.active(), False, [], "no better")
+    store.finish(done, models.base, models.active())
     cancelled = store.add("team.txt", TEXT, 150).id
     store.end(cancelled, "cancelled", "cancelled")
     whole, half, dropped = (models.folder(name) for name in (done, f".{done}.new.7", cancelled))
@@ -302,6 +303,30 @@ async def test_a_new_model_is_loaded_before_its_job_is_done_and_a_cancel_meanwhi
     training.close()
     assert seen == ["promoting", "promoting", "done"]
     assert training.models.active() == job
+
+
+async def test_a_model_chosen_while_a_job_trained_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    store, models, used = training.store, training.models, list[Path]()
+
+    async def prepare(path: Path) -> Callable[[], None]:
+        return lambda: used.append(path)
+
+    program = [sys.executable, "-c", f"{JUDGE}; s.judge(sys.argv[2], 'default', True, [], 'better')", str(tmp_path)]
+    monkeypatch.setattr(training, "_command", lambda job: [*program, job])
+    job = store.add("team.txt", TEXT, 150).id
+    store.activate("chosen", models.base)
+    work = asyncio.create_task(training.supervisor(prepare).run())
+    async with asyncio.timeout(240):
+        while store.get(job).state not in ENDS:  # noqa: ASYNC110 (another process's work)
+            await asyncio.sleep(0.02)
+    work.cancel()
+    await asyncio.wait([work])
+    training.close()
+    ended = store.get(job)
+    assert (ended.state, ended.promoted, used, models.active()) == ("done", False, [], "chosen")
+    assert f"POST /models/{job}/activate" in ended.message
 
 
 async def test_a_choice_that_cannot_be_kept_is_not_used(tmp_path: Path) -> None:

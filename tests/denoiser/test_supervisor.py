@@ -26,7 +26,7 @@ async def supervised(store: Store, program: str, switched: list[str]) -> AsyncIt
     async def finish(job: str) -> None:
         if store.verdict(job):
             switched.append(job)
-        store.finish(job, "base")
+        store.finish(job, "base", "rival")
 
     folder = store.path.parent
     command = [sys.executable, "-c", program, str(folder)]
@@ -59,7 +59,7 @@ async def test_a_worker_that_dies_is_started_again_but_not_for_ever(store: Store
 
 async def test_a_promoted_model_is_handed_over(store: Store) -> None:
     job, switched = add(store), list[str]()
-    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], True, [], 'better')", switched):
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], 'rival', True, [], 'better')", switched):
         await until(lambda: store.get(job.id).state == "done")
     assert switched == [job.id] == [store.active("base")]
     assert store.get(job.id).promoted
@@ -67,7 +67,7 @@ async def test_a_promoted_model_is_handed_over(store: Store) -> None:
 
 async def test_a_model_that_is_no_better_is_not(store: Store) -> None:
     job, switched = add(store), list[str]()
-    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], False, [], 'not better')", switched):
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], 'rival', False, [], 'not better')", switched):
         await until(lambda: store.get(job.id).state == "done")
     assert switched == []
     assert store.active("base") is None
@@ -89,21 +89,21 @@ async def test_a_cancelled_job_ends_its_worker_and_the_next_may_come(store: Stor
 async def test_what_ran_waits_again_after_a_restart(store: Store) -> None:
     job = add(store)
     store.enter(job.id, "training", 10)
-    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], False, [], 'done')", []):
+    async with supervised(store, f"{JUDGE}; s.judge(sys.argv[2], 'rival', False, [], 'done')", []):
         await until(lambda: store.get(job.id).state == "done")
 
 
 async def test_after_a_full_disk_what_waits_is_tried_again(store: Store) -> None:
-    command, attempts = [sys.executable, "-c", f"{JUDGE}; s.judge(sys.argv[2], False, [], 'done')"], list[str]()
+    program, attempts = f"{JUDGE}; s.judge(sys.argv[2], 'rival', False, [], 'done')", list[str]()
 
     def command_for(job: str) -> list[str]:
         attempts.append(job)
         if len(attempts) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return [*command, str(store.path.parent), job]
+        return [sys.executable, "-c", program, str(store.path.parent), job]
 
     async def finish(job: str) -> None:
-        store.finish(job, "base")
+        store.finish(job, "base", "rival")
 
     job = add(store)
     work = asyncio.create_task(Supervisor(store, command_for, lambda: None, finish, pause=0.01).run())
@@ -122,8 +122,8 @@ def test_only_one_job_at_a_time_and_none_ends_twice(store: Store) -> None:
     assert not store.end(job.id, "failed", "too late")
     store.enter(job.id, "training", 10)
     store.advance(job.id, 5, 0.5)
-    store.judge(job.id, True, [], "too late")
-    store.finish(job.id, "base")
+    store.judge(job.id, "rival", True, [], "too late")
+    assert not store.finish(job.id, "base", "rival")
     assert (store.get(job.id), store.events(job.id)) == (ended, events)
     assert store.active("base") is None
 
