@@ -72,6 +72,12 @@ class UnknownError(DenoiserError):
     status = HTTPStatus.NOT_FOUND
 
 
+class StoreError(DenoiserError):
+    """What the data folder keeps cannot be read or written, such as on a full disk."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class OffError(DenoiserError):
     """A part of the service that is switched off here; the message says why and how to switch it on."""
 

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -66,13 +67,13 @@ class TrainingRoutes:
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter(responses=refusals(403))
+        router = APIRouter(responses=refusals(403, 503))
         changing = [Depends(self._may_change)]
         router.post(
             "/upload/",
             status_code=202,
             response_model=UploadAccepted,
-            responses={200: {"model": UploadTrained}, **refusals(408, 409, 413, 415, 422, 429, 503)},
+            responses={200: {"model": UploadTrained}, **refusals(408, 409, 413, 415, 422, 429)},
             openapi_extra=_FILE,
             dependencies=changing,
         )(self.upload)
@@ -86,7 +87,7 @@ class TrainingRoutes:
         router.post(
             "/models/{model_id}/activate",
             response_model=ModelReply,
-            responses=refusals(404, 409, 503),
+            responses=refusals(404, 409),
             dependencies=changing,
         )(self.activate)
         return router
@@ -125,12 +126,16 @@ class TrainingRoutes:
 
     def jobs(self) -> list[JobReply]:
         """Every training job, the newest first."""
-        return [describe_job(job, []) for job in self._on().store.all()]
+        return [describe_job(self._with_trouble(job), []) for job in self._on().store.all()]
 
     def job(self, job_id: str) -> JobReply:
         """One training job with its loss curve."""
         store = self._on().store
-        return describe_job(store.get(job_id), losses_of(store, job_id))
+        return describe_job(self._with_trouble(store.get(job_id)), losses_of(store, job_id))
+
+    def _with_trouble(self, job: Job) -> Job:
+        waits = job.state == "queued" and self._supervisor
+        return replace(job, message=waits.trouble) if waits else job
 
     async def events(self, job_id: str, request: Request) -> EventSourceResponse:
         """A job's changes as server-sent events, from the first, or after `Last-Event-ID`; ends with the job."""

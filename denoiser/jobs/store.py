@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from denoiser.errors import ConflictError, UnknownError
+from denoiser.errors import ConflictError, StoreError, UnknownError
 
 Phase = Literal["encoding", "training", "evaluating", "promoting"]
 End = Literal["done", "failed", "cancelled"]
@@ -77,7 +77,7 @@ def _job(row: sqlite3.Row) -> Job:
 
 
 class Store:
-    """The file `state.sqlite` of a data folder; safe to use from any thread and process."""
+    """The file `state.sqlite` of a data folder; safe to use from any thread and process. All raise StoreError."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "state.sqlite"
@@ -87,10 +87,16 @@ class Store:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60)) as db:
-            db.row_factory = sqlite3.Row
-            with db:
-                yield db
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as db:
+                db.row_factory = sqlite3.Row
+                with db:
+                    yield db
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{self.path.name} in the data folder {self.path.parent} cannot be used ({error}); make room there, "
+                "end what else uses it, move the file away if it is damaged, or set DENOISER_DATA to another folder"
+            ) from error
 
     def add(self, filename: str, text: str, sentences: int) -> Job:
         """A new queued job with its text. Raises ConflictError while another one has not ended."""

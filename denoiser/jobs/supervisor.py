@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from denoiser.errors import StoreError
 from denoiser.jobs.store import ENDS, Job, Store
 
 PAUSE_SECONDS = 60  # after a failure that is no worker's, such as a full disk
@@ -37,6 +38,8 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._job: str | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self.trouble = ""
+        """Why the queued job waits, where it does not only wait its turn."""
 
     def wake(self) -> None:
         """A job waits."""
@@ -56,7 +59,9 @@ class Supervisor:
         while True:
             try:
                 await self._run()
-            except Exception:
+            except Exception as error:
+                known = isinstance(error, StoreError)
+                self.trouble = str(error) if known else "training has stopped and is tried again; the log says why"
                 _log.exception("training has stopped and is tried again", seconds=self._pause)
                 await asyncio.sleep(self._pause)
 
@@ -83,7 +88,7 @@ class Supervisor:
         self._process = await asyncio.create_subprocess_exec(
             *self._command(job.id), stdin=asyncio.subprocess.PIPE, env=os.environ | threads, start_new_session=True
         )
-        self._job = job.id
+        self._job, self.trouble = job.id, ""
         if (await asyncio.to_thread(self._store.get, job.id)).state in ENDS:  # cancelled while its worker started
             self.stop(job.id)
         code = await self._process.wait()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from denoiser.api.requests import Limits
 from denoiser.api.server import only_readable, open_denoiser, open_training
 from denoiser.api.service import Service
 from denoiser.api.training_routes import TrainingRoutes
-from denoiser.errors import ConflictError, OffError
+from denoiser.errors import ConflictError, OffError, StoreError
 from denoiser.jobs.models import Models
 from denoiser.jobs.run import Order, run
 from denoiser.jobs.store import ENDS, Store
@@ -246,6 +245,50 @@ def test_where_changing_is_off_jobs_and_models_can_be_read(tmp_path: Path, denoi
     training.close()
 
 
+def test_a_store_that_cannot_be_used_is_said_and_denoising_goes_on(
+    tmp_path: Path, denoiser: Denoiser, encoder: MiniLM
+) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    app = create_app(
+        lambda: Service(denoiser, encoder, Limits(10, 10)), Settings(), parts=TrainingParts(training, open_denoiser)
+    )
+    with running_app(app) as address, httpx.Client(base_url=address, timeout=60) as web:
+        while web.get("/ping").is_error:
+            time.sleep(0.02)
+        (tmp_path / "state.sqlite").unlink()
+        (tmp_path / "state.sqlite").mkdir()
+        paths = ("/upload/", "/models/default/activate", "/models", "/jobs", "/jobs/any")
+        for method, path in zip(("POST", "POST", "GET", "GET", "DELETE"), paths, strict=True):
+            reply = web.request(method, path)
+            assert reply.status_code == 503
+            assert f"the data folder {tmp_path} cannot be used (unable to open" in reply.json()["detail"]
+        assert web.post("/denoise/text", json={"texts": ["Still there?"]}).status_code == 200
+    training.close()
+
+
+async def test_a_job_that_waits_for_the_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    routes, job = TrainingRoutes(training, 1, False, threading.Event()), training.store.add("team.txt", TEXT, 150).id
+
+    async def prepare(path: Path) -> Callable[[], None]:
+        raise AssertionError(path)
+
+    def full(_: str) -> None:
+        raise StoreError("the data folder is full")
+
+    monkeypatch.setattr(training.store, "started", full)
+    work = asyncio.create_task(routes.run(prepare))
+    async with asyncio.timeout(60):
+        while not routes.job(job).message:  # noqa: ASYNC110 (another thread's work)
+            await asyncio.sleep(0.02)
+    work.cancel()
+    await asyncio.wait([work])
+    training.close()
+    assert [(waiting.state, waiting.message) for waiting in routes.jobs()] == [("queued", "the data folder is full")]
+
+
 async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_nothing_is_unfinished(
     tmp_path: Path,
 ) -> None:
@@ -340,7 +383,7 @@ async def test_a_choice_that_cannot_be_kept_is_not_used(tmp_path: Path) -> None:
 
     work = asyncio.create_task(routes.run(prepare))
     await asyncio.sleep(0)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(StoreError):
         await routes.activate("default")
     work.cancel()
     await asyncio.wait([work])
