@@ -6,12 +6,13 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 
-from denoiser.errors import CheckpointError, DenoiserError, OffError
+from denoiser.errors import CheckpointError, DenoiserError, OffError, StoreError
 from denoiser.jobs.models import DEFAULT, Models
 from denoiser.jobs.run import Order
 from denoiser.jobs.store import Store
@@ -87,22 +88,29 @@ class Training:
 
 
 def open_training(data: Path, default: Path, encoder: Path | None, steps: int) -> Training:
-    """Training in a data folder. Raises OffError when it cannot be written or another server has it."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "server.lock").open("w")
-    except OSError as error:
-        raise OffError(
-            f"uploads are off: the data folder {data} cannot be written ({error.strerror}); set DENOISER_DATA"
-        ) from error
+    """Training in a data folder. Raises OffError when it cannot be used or another server has it."""
+    with ExitStack() as unless_open:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            lock = unless_open.enter_context((data / "server.lock").open("w"))
+            _take_folder(data, lock)
+            training = Training(data, default, encoder, steps, lock)
+        except OSError as error:
+            raise OffError(
+                f"uploads are off: the data folder {data} cannot be written ({error.strerror}); set DENOISER_DATA"
+            ) from error
+        except StoreError as error:
+            raise OffError(f"uploads are off: {error}") from error
+        unless_open.pop_all()
+    return training
+
+
+def _take_folder(data: Path, lock: TextIO) -> None:
     if not _take(lock, 0):
-        lock.close()
         raise OffError(f"uploads are off: another server uses the data folder {data}; set DENOISER_DATA to another one")
     with (data / "worker.lock").open("w") as worker:
         if not _take(worker, LAST_WORKER_SECONDS):
-            lock.close()
             raise OffError(f"uploads are off: a worker of an earlier server still runs in {data}; end it first")
-    return Training(data, default, encoder, steps, lock)
 
 
 def _take(lock: TextIO, seconds: float) -> bool:

@@ -224,6 +224,30 @@ def test_a_second_server_with_the_same_data_serves_without_training(server: Serv
 
 
 @pytest.mark.parametrize(
+    ("name", "reason"),
+    [("state.sqlite", "file is not a database"), ("models", "exists"), ("worker.lock/x", "directory")],
+)
+def test_a_data_folder_that_cannot_be_used_switches_training_off_until_it_is_repaired(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    damaged = tmp_path / name
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text("text\n" * 1000)
+    off = open_training(Settings(denoiser_data=tmp_path))
+    assert isinstance(off, OffError)
+    assert f"uploads are off: {'' if name != 'state.sqlite' else 'state.sqlite in '}the data folder {tmp_path}" in str(
+        off
+    )
+    assert reason in str(off)
+    damaged.unlink()
+    if damaged.parent != tmp_path:
+        damaged.parent.rmdir()
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    training.close()
+
+
+@pytest.mark.parametrize(
     ("host", "key", "off"), [("0.0.0.0", None, True), ("0.0.0.0", "key", False), ("::1", None, False)]
 )
 def test_without_a_key_changing_is_off_unless_bound_to_localhost(host: str, key: str | None, off: bool) -> None:
