@@ -23,7 +23,7 @@ from denoiser.files.formats import (
     open_vectors,
     write_npy_header,
 )
-from denoiser.files.outputs import try_file
+from denoiser.files.outputs import alone_at, unwritable
 from denoiser.model import Mode
 from denoiser.model.adaptation import Adaptation
 from denoiser.model.denoise import Denoiser
@@ -165,7 +165,8 @@ def _adapt(denoiser: Denoiser, reader: Reader, options: Options, advance: Note) 
 def denoise_file(source: Path, target: Path, denoiser: Denoiser, options: Options, tracking: Tracking) -> Denoised:
     """Denoise a file into another one of the same format.
 
-    `tracking` is told what begins and its number of rows, and returns what is told of rows done. Raises FileError.
+    `tracking` is told what begins and its number of rows, and returns what is told of rows done. Raises FileError, also
+    where another run writes the same output.
     """
     if source.suffix != target.suffix:
         raise FileError(f"{source} and {target} differ in format; give both names the same ending")
@@ -177,19 +178,19 @@ def denoise_file(source: Path, target: Path, denoiser: Denoiser, options: Option
     if reader.width != denoiser.width:
         raise FileError(f"{source} has rows of {reader.width} numbers; the model takes {denoiser.width}")
     journal = _Journal(target, source, options)
-    try_file(journal.part)
-    if options.adapt:
-        denoiser = _adapt(denoiser, reader, options, tracking("adapting", reader.rows))
-    try:
-        advance = tracking("denoising", reader.rows)
-        if isinstance(reader, ParquetReader):
-            _rewrite(reader, journal.part, lambda vectors: repair(denoiser, vectors, options), advance)
-        else:
-            _append(reader, journal, lambda vectors: repair(denoiser, vectors, options), advance)
-        journal.finish(target)
-    except DenoiserError:
-        journal.discard()
-        raise
-    except OSError as error:
-        raise FileError(f"cannot write {target}: {error.strerror}; make room or name another place") from error
+    with alone_at(journal.part):
+        try:
+            if options.adapt:
+                denoiser = _adapt(denoiser, reader, options, tracking("adapting", reader.rows))
+            advance = tracking("denoising", reader.rows)
+            if isinstance(reader, ParquetReader):
+                _rewrite(reader, journal.part, lambda vectors: repair(denoiser, vectors, options), advance)
+            else:
+                _append(reader, journal, lambda vectors: repair(denoiser, vectors, options), advance)
+            journal.finish(target)
+        except DenoiserError:
+            journal.discard()
+            raise
+        except OSError as error:
+            raise unwritable(target, error) from error
     return Denoised(reader.rows, denoiser.adaptation)

@@ -1,5 +1,8 @@
 """Whether a file can be written, found out before the work that it is for."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from denoiser.errors import FileError
@@ -16,4 +19,24 @@ def try_file(path: Path) -> None:
         if not there:
             real.unlink()
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror}; make room or name another place") from error
+        raise unwritable(path, error) from error
+
+
+@contextmanager
+def alone_at(path: Path) -> Iterator[None]:
+    """Make the file where there is none, and let no other run write it until the end of the block; a killed run lets go
+    of it. Raises FileError when another run has it, or when it cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            fcntl.flock(held.enter_context(path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileError(f"another run writes {path}; wait for it to end or name another output") from error
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield
+
+
+def unwritable(path: Path, error: OSError) -> FileError:
+    """What is said of a file that cannot be written."""
+    return FileError(f"cannot write {path}: {error.strerror}; make room or name another place")

@@ -92,6 +92,23 @@ def test_another_model_or_input_starts_anew(tmp_path: Path, denoiser: Denoiser, 
     assert through(denoiser, tmp_path / "in.npy", target)[0] == 0
 
 
+@pytest.mark.parametrize("adapt", [False, True])
+def test_a_second_run_to_the_same_output_is_refused_and_the_first_goes_on(
+    tmp_path: Path, denoiser: Denoiser, noisy: Embeddings, adapt: bool
+) -> None:
+    source, target = tmp_path / "in.npy", tmp_path / "out.npy"
+    np.save(source, noisy[:300])
+
+    def meanwhile(done: int) -> None:
+        with pytest.raises(FileError, match=r"another run writes .*out\.npy\.part"):
+            through(denoiser, source, target, mode="reconstruct")
+
+    denoise_file(source, target, denoiser, Options("model", adapt=adapt), lambda *_: meanwhile)
+    through(denoiser, source, tmp_path / "alone.npy", adapt=adapt)
+    assert target.read_bytes() == (tmp_path / "alone.npy").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.npy", "in.npy", "out.npy"]
+
+
 def _write(path: Path, vectors: Embeddings) -> None:
     if path.suffix == ".npy":
         np.save(path, vectors)
