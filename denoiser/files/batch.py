@@ -20,6 +20,7 @@ from denoiser.files.formats import (
     ParquetReader,
     Reader,
     Vectors,
+    of_float32,
     open_vectors,
     write_npy_header,
 )
@@ -140,15 +141,15 @@ def _rewrite(reader: ParquetReader, part: Path, repair: Repair, advance: Note) -
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
-    position = reader.file.schema_arrow.get_field_index(reader.column)
-    kind = pa.list_(pa.float32())
-    schema = reader.file.schema_arrow.set(position, pa.field(reader.column, kind))
-    with parquet.ParquetWriter(part, schema) as writer:
+    schema = reader.file.schema_arrow
+    position = schema.get_field_index(reader.column)
+    field = schema.field(position).with_type(of_float32(schema.field(position).type))
+    codec = reader.file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
+    with parquet.ParquetWriter(part, schema.set(position, field), compression=codec) as writer:
         for batch, vectors in reader.batches():
-            repaired = repair(vectors)
-            offsets = np.arange(0, repaired.size + 1, reader.width, dtype=np.int32)
-            column = pa.ListArray.from_arrays(offsets, pa.array(repaired.ravel()))
-            writer.write_batch(batch.set_column(position, pa.field(reader.column, kind), column))
+            flat = pa.array(repair(vectors).ravel())
+            column = pa.FixedSizeListArray.from_arrays(flat, reader.width).cast(field.type)
+            writer.write_batch(batch.set_column(position, field, column))
             advance(len(vectors))
 
 

@@ -86,7 +86,7 @@ class ParquetReader:
         first = next(self._read(batch_size=1, columns=[column]), None)
         if first is None:
             raise FileError(f"{path} has no rows")
-        self.width = len(first.column(0)[0].as_py() or ())
+        self.width = len(first.column(column)[0].as_py() or ())  # a.b also names b of a struct a
 
     def batches(self) -> Iterator[tuple[Any, Vectors]]:
         """Batches with all their columns, and their vectors."""
@@ -122,6 +122,16 @@ def _check_lists(kind: Any, column: str, path: Path) -> None:
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
         raise FileError(f"{path}: column {column!r} holds {kind}; lists of numbers are needed")
+
+
+def of_float32(kind: Any) -> Any:
+    """The same Arrow type of lists, with float32 in them."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    numbers = kind.value_field.with_type(pa.float32())
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(numbers, kind.list_size)
+    return pa.large_list(numbers) if pa.types.is_large_list(kind) else pa.list_(numbers)
 
 
 class JsonLinesReader:

@@ -1,6 +1,7 @@
 """Whole files from the command line: three formats, resuming, refusals."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,32 @@ def test_everything_beside_the_vectors_is_kept(tmp_path: Path, denoiser: Denoise
     assert lines[0]["text"] == "größer"
     for found in (table["embedding"].to_pylist(), [line["embedding"] for line in lines]):
         assert (np.array(found) * expected(denoiser, rows)).sum(1).min() > 0.9995
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, lambda numbers: pa.list_(numbers, 384)])
+def test_the_schema_and_the_compression_of_a_parquet_file_are_kept(
+    tmp_path: Path, denoiser: Denoiser, clean: Embeddings, kind: Callable[[pa.Field], pa.DataType]
+) -> None:
+    numbers = pa.field("element", pa.float32(), nullable=False)
+    field = pa.field("embedding", kind(numbers), nullable=False, metadata={"encoder": "MiniLM"})
+    schema = pa.schema([pa.field("id", pa.int8(), nullable=False), field], metadata={"store": "team"})
+    table = pa.table([list(range(50)), list(clean[:50])], schema)
+    for codec in ("ZSTD", "NONE"):
+        parquet.write_table(table, tmp_path / "in.parquet", compression=codec)
+        through(denoiser, tmp_path / "in.parquet", tmp_path / "out.parquet")
+        before, after = (parquet.ParquetFile(tmp_path / f"{name}.parquet") for name in ("in", "out"))
+        assert after.schema_arrow.equals(before.schema_arrow, check_metadata=True)
+        chunks = [file.metadata.row_group(0).to_dict()["columns"] for file in (before, after)]
+        assert [c["compression"] for c in chunks[1]] == [c["compression"] for c in chunks[0]]
+
+
+def test_a_column_with_a_dot_in_its_name_is_not_that_of_a_struct(
+    tmp_path: Path, denoiser: Denoiser, clean: Embeddings
+) -> None:
+    table = pa.table({"a": [{"b": [1.0]}] * 50, "a.b": list(clean[:50])})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    through(denoiser, tmp_path / "in.parquet", tmp_path / "out.parquet", column="a.b")
+    assert parquet.read_table(tmp_path / "out.parquet")["a"].equals(table["a"])
 
 
 def test_half_of_a_surrogate_pair_beside_the_vectors_is_kept(
