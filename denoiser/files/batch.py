@@ -193,5 +193,7 @@ def denoise_file(source: Path, target: Path, denoiser: Denoiser, options: Option
             journal.discard()
             raise
         except OSError as error:
+            if isinstance(reader, ParquetReader):
+                journal.discard()
             raise unwritable(target, error) from error
     return Denoised(reader.rows, denoiser.adaptation)

@@ -1,7 +1,9 @@
 """Whole files from the command line: three formats, resuming, refusals."""
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +183,26 @@ def test_a_file_refused_halfway_leaves_nothing_behind(tmp_path: Path, denoiser: 
         with pytest.raises(FileError, match=f"row {CHUNK + 1}, column 0 is nan"):
             through(denoiser, tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
     assert not list(tmp_path.glob("out*"))
+
+
+@contextmanager
+def little_room() -> Iterator[None]:
+    """No file may become larger than 100,000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_of_a_file_that_cannot_be_continued_nothing_is_left_where_there_is_no_room(
+    tmp_path: Path, denoiser: Denoiser, clean: Embeddings
+) -> None:
+    _write(tmp_path / "in.parquet", clean)
+    with little_room(), pytest.raises(FileError, match=r"cannot write .*out\.parquet: .*File too large; make room"):
+        through(denoiser, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 @pytest.mark.parametrize("adapt", [False, True])
