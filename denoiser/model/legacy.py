@@ -1,12 +1,12 @@
 """Autoencoders saved by PyTorch (.pt): a state dict of Linear layers, with ReLU between them.
 
-Read without running anything in the file (`weights_only`); whatever else it holds is refused in one line. The order of
-the layers is that of their names' numbers, encoder before decoder.
+Read without running anything in the file (`weights_only`); whatever else it holds is refused in one line. The layers
+are in the file's order, which is that of their making; where that does not go from 384 numbers to 384, in the order of
+their names' numbers, encoder before decoder.
 """
 
 import hashlib
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +43,13 @@ def load(path: Path) -> "Autoencoder":
     from denoiser.model.autoencoder import Autoencoder  # noqa: PLC0415
 
     layers = _layers(_state(path), path)
-    widths = [layers[0][0].shape[1], *(weight.shape[0] for weight, _ in layers)]
-    fitting = all(a[0].shape[0] == b[0].shape[1] for a, b in pairwise(layers))
-    if not fitting or widths[0] != WIDTH or widths[-1] != WIDTH:
-        raise CheckpointError(f"{path} has layers of {widths} numbers; they must go from {WIDTH} to {WIDTH}")
-    return Autoencoder(layers).eval().requires_grad_(requires_grad=False)
+    for names in (layers, sorted(layers, key=_rank)):
+        ordered = [layers[name] for name in names]
+        widths = [WIDTH, *(len(weight) for weight, _ in ordered)]
+        if [weight.shape[1] for weight, _ in ordered] == widths[:-1] and widths[-1] == WIDTH:
+            return Autoencoder(ordered).eval().requires_grad_(requires_grad=False)
+    sizes = ", ".join(f"{name} {weight.shape[1]} to {len(weight)}" for name, (weight, _) in layers.items())
+    raise CheckpointError(f"{path} has layers that do not follow each other from {WIDTH} to {WIDTH} numbers: {sizes}")
 
 
 def _state(path: Path) -> dict[str, "Tensor"]:
@@ -63,9 +65,11 @@ def _state(path: Path) -> dict[str, "Tensor"]:
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    found = content.items() if isinstance(content, dict) else ()
+    tensors = {str(name).removeprefix("module."): value for name, value in found if isinstance(value, torch.Tensor)}
+    if not tensors:
         raise CheckpointError(f"{path} holds no state dict; save the model's state_dict() with torch.save")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return tensors
 
 
 def _rank(name: str) -> tuple[int, list[int], str]:
@@ -73,19 +77,26 @@ def _rank(name: str) -> tuple[int, list[int], str]:
     return part, [int(number) for number in re.findall(r"\d+", name)], name
 
 
-def _layers(state: dict[str, "Tensor"], path: Path) -> list[tuple["Tensor", "Tensor"]]:
-    names = sorted({name.rpartition(".")[0] for name in state}, key=_rank)
+def _is_usable(tensor: "Tensor", dimensions: int | None) -> bool:
+    try:
+        return tensor.ndim == dimensions and tensor.is_floating_point() and bool(tensor.float().isfinite().all())
+    except RuntimeError:  # sparse, without content, or of numbers that cannot be converted
+        return False
+
+
+def _layers(state: dict[str, "Tensor"], path: Path) -> dict[str, tuple["Tensor", "Tensor"]]:
+    """Weights and biases by name, in the file's order."""
     for name, tensor in state.items():
-        expected = {"weight": 2, "bias": 1}.get(name.rpartition(".")[2])
-        if tensor.ndim != expected or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        if not _is_usable(tensor, {"weight": 2, "bias": 1}.get(name.rpartition(".")[2])):
             raise CheckpointError(
-                f"{path}: {name} {list(tensor.shape)} is no finite weight or bias of a Linear layer; only stacks of "
-                "Linear layers with ReLU are read"
+                f"{path}: {name} {list(tensor.shape)} is no dense, finite weight or bias of a Linear layer; only stacks "
+                "of Linear layers with ReLU are read"
             )
+    names = dict.fromkeys(name.rpartition(".")[0] for name in state)
     missing = [f"{n}.{kind}" for n in names for kind in ("weight", "bias") if f"{n}.{kind}" not in state]
-    if missing or not names:
-        raise CheckpointError(f"{path} lacks {missing[0] if missing else 'any layer'}; only Linear layers are read")
-    layers = [(state[f"{name}.weight"].float(), state[f"{name}.bias"].float()) for name in names]
-    if any(len(bias) != len(weight) for weight, bias in layers):
+    if missing:
+        raise CheckpointError(f"{path} lacks {missing[0]}; only Linear layers are read")
+    layers = {name: (state[f"{name}.weight"].float(), state[f"{name}.bias"].float()) for name in names}
+    if any(len(bias) != len(weight) for weight, bias in layers.values()):
         raise CheckpointError(f"{path}: a bias does not fit its weight; only Linear layers are read")
     return layers

@@ -52,6 +52,36 @@ def test_an_autoencoder_gives_what_it_gave_when_it_was_saved(
     np.testing.assert_array_equal(denoiser.denoise(clean, np.zeros(len(clean)), "reconstruct"), clean)
 
 
+@pytest.mark.parametrize(
+    ("names", "widths"),
+    [
+        (("first", "second", "third", "fourth"), (384, 384, 384, 384, 384)),
+        (("enc1", "enc2", "dec1", "dec2"), (384, 128, 384, 128, 384)),
+        (("input", "middle", "hidden", "output"), (384, 256, 256, 256, 384)),
+        (("enc", "dec"), (384, 128, 384)),
+    ],
+)
+def test_layers_are_in_the_order_of_the_file(
+    tmp_path: Path, clean: Embeddings, names: tuple[str, ...], widths: tuple[int, ...]
+) -> None:
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+    named = nn.ModuleDict(dict(zip(names, layers, strict=True)))
+    torch.save({**named.state_dict(), "epoch": 3}, tmp_path / "old.pt")
+    hidden = torch.from_numpy(clean)
+    for layer in layers[:-1]:
+        hidden = torch.relu(layer(hidden))
+    given = Denoiser.load(tmp_path / "old.pt").denoise(clean, np.full(len(clean), 0.1), "reconstruct")
+    np.testing.assert_allclose(given, layers[-1](hidden).detach().numpy(), atol=1e-6)
+
+
+def test_layers_out_of_order_are_ordered_by_their_names(tmp_path: Path, clean: Embeddings) -> None:
+    state = Saved(384, 256, 128, 256, 384).state_dict()
+    torch.save(state, tmp_path / "old.pt")
+    torch.save(dict(sorted(state.items())), tmp_path / "sorted.pt")
+    old, by_name = (Denoiser.load(tmp_path / name).denoise(clean) for name in ("old.pt", "sorted.pt"))
+    np.testing.assert_array_equal(by_name, old)
+
+
 def test_training_an_autoencoder_further_starts_from_the_bundled_checkpoint(
     tmp_path: Path, clean: Embeddings, denoiser: Denoiser
 ) -> None:
@@ -91,7 +121,7 @@ REFUSED = {
     "noise": (lambda path: path.write_bytes(bytes(range(256)) * 40), "nothing in it was run"),
     "empty": (lambda path: path.write_bytes(b""), "nothing in it was run"),
     "list": (lambda path: torch.save([1, 2], path), "holds no state dict"),
-    "no layer": (lambda path: torch.save({}, path), "lacks any layer"),
+    "no layer": (lambda path: torch.save({}, path), "holds no state dict"),
     "numbers": (lambda path: torch.save({"a.weight": 3}, path), "holds no state dict"),
     "width": (lambda path: torch.save(Saved(300, 8, 300).state_dict(), path), "from 384 to 384"),
     "broken chain": (
@@ -109,6 +139,15 @@ REFUSED = {
     "batch norm": (
         lambda path: torch.save(nn.Sequential(nn.Linear(384, 384), nn.BatchNorm1d(384)).state_dict(), path),
         "only stacks of Linear",
+    ),
+    "sparse": (lambda path: _state(path, a__weight=torch.eye(384).to_sparse(), a__bias=torch.zeros(384)), "no dense"),
+    "without content": (
+        lambda path: _state(path, a__weight=torch.zeros(384, 384, device="meta"), a__bias=torch.zeros(384)),
+        "no dense",
+    ),
+    "float8 not finite": (
+        lambda path: _state(path, a__weight=torch.full((384, 384), torch.nan).to(torch.float8_e4m3fn)),
+        "no dense",
     ),
     "not finite": (
         lambda path: _state(path, a__0__weight=torch.full((384, 384), torch.nan), a__0__bias=torch.zeros(384)),
