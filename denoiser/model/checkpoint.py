@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from denoiser.errors import CheckpointError
 from denoiser.model import legacy
 
@@ -37,7 +39,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         expected = manifest["sha256"]
         network = manifest["network"]
-        network["width"], network["hidden"], network["blocks"], manifest["blend"]
+        network["width"], network["hidden"], network["blocks"]
+        _check_blend(manifest["blend"])
     except OSError as error:
         raise CheckpointError(
             f"no checkpoint at {folder}: {error.filename} cannot be read ({error.strerror})"
@@ -47,6 +50,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if digest != expected:
         raise CheckpointError(f"{folder / WEIGHTS} does not match the SHA-256 in its manifest; fetch or train it again")
     return manifest
+
+
+def _check_blend(blend: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError when it is none."""
+    levels, shares = np.asarray(blend["levels"]), np.asarray(blend["shares"])
+    numbers = (levels, shares, np.asarray([blend.get("nearer", 0.0), blend.get("told", 1.0)]))
+    if not all(some.size and some.dtype.kind in "if" and np.isfinite(some).all() for some in numbers):
+        raise ValueError("its blend has something that is no finite number")
+    if levels.ndim != 1 or (np.diff(levels) <= 0).any() or shares.ndim > 2 or shares.shape[-1:] != levels.shape:
+        raise ValueError("its blend has no share for each of rising levels")
 
 
 def _is_legacy(path: Path) -> bool:
@@ -147,6 +160,8 @@ def load(path: Path, device: str = "cpu") -> tuple["Network", dict[str, Any]]:
         sizes = {name: int(size) for name, size in {"foreign_kinds": 1, **manifest["network"]}.items()}
         network = Network(**sizes)
         network.load_state_dict(_as_now(load_file(folder / WEIGHTS), network))
+        if len(np.atleast_2d(manifest["blend"]["shares"])) not in {1, len(network.ranking)}:
+            raise ValueError(f"its blend has not one or {len(network.ranking)} kinds of text")
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

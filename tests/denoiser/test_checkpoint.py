@@ -126,6 +126,31 @@ def test_a_damaged_missing_or_foreign_checkpoint_is_refused(tmp_path: Path, smal
         checkpoint.load(tmp_path / "old.pt")
 
 
+@pytest.mark.parametrize(
+    "blend",
+    [
+        {},
+        None,
+        [],
+        {"levels": [0.0, 0.1], "shares": [0.1]},
+        {"levels": [0.0], "shares": 0.1},
+        {"levels": [], "shares": []},
+        {"levels": ["0"], "shares": ["1"]},
+        {"levels": [0.0], "shares": [float("nan")]},
+        {"levels": [0.1, 0.0], "shares": [0.1, 0.2]},
+        {"levels": [0.0], "shares": [[0.1], [0.1]]},
+        {"levels": [0.0], "shares": [0.1], "told": None},
+    ],
+)
+def test_a_manifest_with_a_blend_that_is_none_is_refused_in_one_line(
+    tmp_path: Path, small: Network, blend: object
+) -> None:
+    checkpoint.save(tmp_path / "made", small, {**MANIFEST, "blend": blend})
+    with pytest.raises(CheckpointError, match=r"is not a manifest|its blend has not one or 1 kinds") as refusal:
+        Denoiser.load(tmp_path / "made")
+    assert "\n" not in str(refusal.value)
+
+
 def test_the_bundled_checkpoint_says_where_it_comes_from() -> None:
     manifest = checkpoint.read_manifest(BUNDLED_CHECKPOINT)
     assert (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size < 30_000_000
