@@ -1,10 +1,12 @@
 """The evaluation's figures as a picture: neighbour overlap over the noise level, a row for each set."""
 
+import io
 from importlib.util import find_spec
 from pathlib import Path
 
 from denoiser.errors import DenoiserError
 from denoiser.evaluation.measures import Measure
+from denoiser.files.outputs import write_bytes
 from denoiser.model.neighbours import SITUATIONS
 
 
@@ -15,7 +17,7 @@ def check_plots() -> None:
 
 
 def draw_sweep(measures: list[Measure], path: Path) -> None:
-    """Write a PNG: sets by situations, a line with its 95% interval for each method."""
+    """Write a PNG: sets by situations, a line with its 95% interval for each method. Raises FileError."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     domains, methods = (list(dict.fromkeys(getattr(m, key) for m in measures)) for key in ("domain", "method"))
@@ -36,4 +38,6 @@ def draw_sweep(measures: list[Measure], path: Path) -> None:
     axes[0][0].set_ylabel("neighbour overlap@10")
     figure.supxlabel("noise level")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
-    figure.savefig(path, dpi=110, format="png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110, format="png")
+    write_bytes(path, drawn.getvalue())

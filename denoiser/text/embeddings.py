@@ -17,7 +17,7 @@ import torch
 from denoiser.errors import CorpusError
 from denoiser.model.encoder import WIDTH, Embeddings
 from denoiser.model.neighbours import unlike
-from denoiser.text.corpus import Corpus, digest
+from denoiser.text.corpus import Corpus, digest, writing
 from denoiser.text.sources import IN_DOMAIN, Kind
 
 FEWEST = 200
@@ -72,16 +72,20 @@ def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Cal
         progress(len(texts))
         kept: Embeddings = np.load(path)
         return kept
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
     embeddings = encoder.encode_corpus(texts, progress)
-    cache.mkdir(parents=True, exist_ok=True)
-    incoming = path.with_suffix(".incoming.npy")
-    np.save(incoming, embeddings)
-    incoming.rename(path)
+    with writing(cache):
+        incoming = path.with_suffix(".incoming.npy")
+        np.save(incoming, embeddings)
+        incoming.rename(path)
     return embeddings
 
 
 def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
-    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on."""
+    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on, or the cache folder
+    cannot be written.
+    """
     found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
     if found < FEWEST:
         raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")

@@ -11,6 +11,7 @@ import pytest
 from bench.ports import free_port
 from denoiser.model.checkpoint import read_manifest
 from tests.denoiser.commands import outcome, refusal
+from tests.denoiser.texts import sentences
 from tests.servers import running
 
 
@@ -102,6 +103,17 @@ def test_train_refuses_text_of_which_too_little_is_unlike_the_rest(tmp_path: Pat
     code, _, err = outcome("train", "--text", text, "--output", tmp_path / "model", DENOISER_CACHE=str(tmp_path))
     assert code == 1
     assert re.search(r"denoiser: only \d+ of the sentences held out .* at least 20 are needed: take more varied", err)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_train_refuses_a_cache_folder_that_cannot_be_made_before_it_encodes(tmp_path: Path, own: bool) -> None:
+    (tmp_path / "team.txt").write_text(sentences(300))
+    text = ("--text", tmp_path / "team.txt") if own else ()
+    code, _, err = outcome("train", *text, "--output", tmp_path / "model", DENOISER_CACHE="/dev/null/cache")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("denoiser: cannot write /dev/null/cache: Not a directory; make room")
+    assert err.count("\n") <= 2
+    assert "300 of" not in err
 
 
 def test_train_refuses_a_seed_that_is_too_large_at_once() -> None:

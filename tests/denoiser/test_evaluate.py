@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from denoiser.commands import Text, held_out_text, train_checkpoint
+from denoiser.errors import FileError
 from denoiser.evaluation.measures import Draws, Measure
-from denoiser.evaluation.report import Measured, markdown
+from denoiser.evaluation.plots import draw_sweep
+from denoiser.evaluation.report import Measured, markdown, write
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS
@@ -23,10 +25,9 @@ from tests.denoiser.texts import sentences
 BUNDLED_REPORT = BUNDLED_CHECKPOINT.parents[1] / "EVALUATION.md"
 
 
-def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] = (0.1, 0.2)) -> list[str]:
-    """The lines of a report about sets of these sizes, with these overlaps without denoising in two draws of noise."""
+def measures_of(sizes: dict[str, int]) -> list[Measure]:
     of_each: dict[str, dict[str, float]] = {key: dict.fromkeys(SITUATIONS, 0.5) for key in ("overlap", "gain")}
-    measures = [
+    return [
         Measure(
             domain=domain,
             level=0.1,
@@ -41,8 +42,14 @@ def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] =
         for domain in sizes
         for method in ("identity", "neighbours", "adapted")
     ]
+
+
+def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] = (0.1, 0.2)) -> list[str]:
+    """The lines of a report about sets of these sizes, with these overlaps without denoising in two draws of noise."""
     draws = [Draws(domain, {s: [*before] for s in SITUATIONS}, {s: [0.3, 0.4] for s in SITUATIONS}) for domain in sizes]
-    return markdown(Measured(sizes, own, measures, draws, [], []), read_manifest(BUNDLED_CHECKPOINT)).splitlines()
+    return markdown(
+        Measured(sizes, own, measures_of(sizes), draws, [], []), read_manifest(BUNDLED_CHECKPOINT)
+    ).splitlines()
 
 
 def test_the_words_about_the_bundled_evaluation_are_those_of_its_report() -> None:
@@ -140,6 +147,16 @@ def test_evaluate_refuses_an_output_that_cannot_be_written_before_it_measures(
         err = refusal("evaluate", "--vectors", tmp_path / "own.npy", option, tmp_path / place)
         assert f"cannot write {tmp_path / place}: {complaint}" in err
     assert [path.name for path in tmp_path.iterdir()] == ["own.npy"]
+
+
+def test_a_report_or_plot_that_finds_no_room_is_refused_by_name() -> None:
+    full = Path("/dev/full")
+    with pytest.raises(FileError, match="cannot write /dev/full: No space left on device; make room"):
+        write("# Evaluation", [], full, None)
+    with pytest.raises(FileError, match="cannot write /dev/full"):
+        write("# Evaluation", [], None, full)
+    with pytest.raises(FileError, match="cannot write /dev/full"):
+        draw_sweep(measures_of({"own.npy": 50}), full)
 
 
 def make_packages(cache: Path, monkeypatch: pytest.MonkeyPatch, manual: list[str], verse: list[str]) -> None:
