@@ -89,8 +89,8 @@ def _layers(state: dict[str, "Tensor"], path: Path) -> dict[str, tuple["Tensor",
     for name, tensor in state.items():
         if not _is_usable(tensor, {"weight": 2, "bias": 1}.get(name.rpartition(".")[2])):
             raise CheckpointError(
-                f"{path}: {name} {list(tensor.shape)} is no dense, finite weight or bias of a Linear layer; only stacks "
-                "of Linear layers with ReLU are read"
+                f"{path}: {name} {list(tensor.shape)} is no dense, finite weight or bias of a Linear layer; only "
+                "stacks of Linear layers with ReLU are read"
             )
     names = dict.fromkeys(name.rpartition(".")[0] for name in state)
     missing = [f"{n}.{kind}" for n in names for kind in ("weight", "bias") if f"{n}.{kind}" not in state]

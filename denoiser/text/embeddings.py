@@ -83,8 +83,8 @@ def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Cal
 
 
 def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
-    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on, or the cache folder
-    cannot be written.
+    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on, or when the cache
+    folder cannot be written.
     """
     found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
     if found < FEWEST:

@@ -114,8 +114,8 @@ def load_engine(settings: Settings) -> tuple[Engine, Any]:
     except SetupError:
         raise
     except Exception as error:  # a broken folder makes the libraries raise anything
-        kind = type(error).__name__
-        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {kind}: {one_line(error)}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise SetupError(f"{path} cannot be loaded as a native checkpoint: {reason}") from error
     log.info("model loaded", model=settings.model or "embedded", engine=kind, device=device, dtype=dtype)
     return engine, tokenizer
 

@@ -388,7 +388,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
 def test_what_a_chat_template_refuses_is_a_bad_request_with_its_reason() -> None:
     tokenizer = AutoTokenizer.from_pretrained(find_model(Settings()), local_files_only=True)
     tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}Hi"
-    with pytest.raises(BadRequest, match="messages: .* No system"):
+    with pytest.raises(BadRequest, match=r"messages: .* No system"):
         Prompter(tokenizer).encode([Message("system", "Be short.")])
 
 

@@ -102,7 +102,7 @@ def test_a_second_run_to_the_same_output_is_refused_and_the_first_goes_on(
     source, target = tmp_path / "in.npy", tmp_path / "out.npy"
     np.save(source, noisy[:300])
 
-    def meanwhile(done: int) -> None:
+    def meanwhile(_: int) -> None:
         with pytest.raises(FileError, match=r"another run writes .*out\.npy\.part"):
             through(denoiser, source, target, mode="reconstruct")
 

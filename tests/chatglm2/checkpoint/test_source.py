@@ -213,7 +213,7 @@ class CutOffS3(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
 
 def test_s3_file_that_breaks_off_again_and_again_is_said_in_one_line(tmp_path: Path) -> None:
