@@ -13,7 +13,7 @@ from denoiser.text import PER_SOURCE
 
 app = typer.Typer(help="Repair noisy sentence embeddings.", no_args_is_help=True, pretty_exceptions_enable=False)
 
-ModelPath = Annotated[Path | None, typer.Option(help="Checkpoint [MODEL_PATH, or the bundled one].")]
+ModelPath = Annotated[Path | None, typer.Option(help="Checkpoint. (default: MODEL_PATH, else the bundled one)")]
 
 
 @app.command()
@@ -96,7 +96,9 @@ def evaluate(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on [8000].")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on. (default: PORT, else 8000)")
+    ] = None,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Also serve at a public ngrok address, for a demo.")] = False,
 ) -> None:
     """Serve over HTTP; settings come from the environment (MODEL_PATH, PORT, API_KEY, ...)."""

@@ -11,7 +11,7 @@ ALLOWED = f"numbers must be finite and between {-HIGHEST:g} and {HIGHEST:g}"
 
 def first_unusable(vectors: npt.NDArray[np.floating[Any]]) -> tuple[int, int] | None:
     """Row and column of the first number in vectors [n, width] that is not allowed."""
-    usable = np.abs(vectors) <= HIGHEST
+    usable = (vectors >= -HIGHEST) & (vectors <= HIGHEST)  # the least whole number has no absolute value
     if usable.all():
         return None
     row, column = np.argwhere(~usable)[0]

@@ -78,7 +78,7 @@ class _Journal:
 
     def done(self) -> tuple[int, int]:
         """Rows and bytes that an earlier run of the same kind has written; zeros when there is none."""
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._path.read_text())
             if kept["run"] == self._run and self.part.stat().st_size >= kept["bytes"]:
                 return kept["rows"], kept["bytes"]

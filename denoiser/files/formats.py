@@ -4,6 +4,7 @@ Rows keep their order, and in .parquet and .jsonl everything that stands beside 
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
@@ -171,7 +172,7 @@ class JsonLinesReader:
         try:
             whole = json.loads(line)
             vector = whole[self.field]
-            if all(isinstance(number, int | float) for number in vector):
+            if all(type(number) in (float, int) for number in vector):  # a bool is an int, too
                 return whole, [float(number) for number in vector]
         except OverflowError as error:
             raise FileError(
@@ -180,6 +181,10 @@ class JsonLinesReader:
         except RecursionError as error:
             raise FileError(f"{self.path}: row {row} is nested too deep to read; leave such rows out") from error
         except (ValueError, KeyError, TypeError) as error:
+            if "integer string conversion" in str(error):  # Python's limit on digits has no type of its own
+                raise FileError(
+                    f"{self.path}: row {row} has a number of over {sys.get_int_max_str_digits()} digits; leave it out"
+                ) from error
             raise FileError(
                 f"{self.path}: row {row} is no JSON object with a list of numbers in {self.field!r}; name the field "
                 "with --column"

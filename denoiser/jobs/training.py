@@ -77,10 +77,11 @@ class Training:
 
     def _clean(self) -> None:
         """Without an unfinished job nothing in the cache is needed, and a half-written model is a killed worker's."""
-        for path in self._cache.iterdir():
-            path.unlink()
-        for folder in self.models.unfinished():
-            shutil.rmtree(folder)
+        for path in [*self._cache.iterdir(), *self.models.unfinished()]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _command(self, job: str) -> list[str]:
         order = self._order.model_copy(update={"job": job})

@@ -7,6 +7,7 @@ together. Files of PyTorch's own format are read by `legacy`.
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
+_UNFINISHED = re.compile(r"\..+\.(new|old)\.\w+")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def check_target(folder: Path) -> Path:
         if target.exists():
             _check_replaceable(target, folder)
         parent = next(parent for parent in target.parents if parent.exists())
-        with tempfile.TemporaryDirectory(prefix=".", dir=parent):
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.new.", dir=parent):
             return target
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -132,7 +134,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 def is_unfinished(path: Path) -> bool:
     """Whether this is what `save` leaves behind when its process is killed."""
-    return path.name.startswith(".")
+    return path.is_dir() and _UNFINISHED.fullmatch(path.name) is not None
 
 
 def _as_now(weights: dict[str, "Tensor"], network: "Network") -> dict[str, "Tensor"]:

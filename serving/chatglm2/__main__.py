@@ -18,13 +18,13 @@ cli = typer.Typer(add_completion=False, no_args_is_help=True)
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder, hub id or s3:// prefix. [default: HF_MODEL_ID, else /opt/ml/model, else the embedded SmolLM2]"
+        help="Folder, hub id or s3:// prefix. (default: HF_MODEL_ID, else /opt/ml/model, else the embedded SmolLM2)"
     ),
 ]
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 8080]")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. (default: 8080)")]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16. [default: float16 on CUDA, else float32]")
+    str | None, typer.Option(help="float32, bfloat16 or float16. (default: float16 on CUDA, else float32)")
 ]
 
 

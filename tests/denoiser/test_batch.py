@@ -95,6 +95,12 @@ def test_another_model_or_input_starts_anew(tmp_path: Path, denoiser: Denoiser, 
     assert through(denoiser, tmp_path / "in.npy", target)[0] == 0
 
 
+def test_a_journal_that_is_none_starts_anew(tmp_path: Path, denoiser: Denoiser, noisy: Embeddings) -> None:
+    np.save(tmp_path / "in.npy", noisy[:50])
+    (tmp_path / "out.npy.part.json").write_text("[]")
+    assert through(denoiser, tmp_path / "in.npy", tmp_path / "out.npy")[0] == 0
+
+
 @pytest.mark.parametrize("adapt", [False, True])
 def test_a_second_run_to_the_same_output_is_refused_and_the_first_goes_on(
     tmp_path: Path, denoiser: Denoiser, noisy: Embeddings, adapt: bool

@@ -19,13 +19,14 @@ from tests.servers import Server, running
 
 CHROMIUM = shutil.which("chromium")
 SECONDS = 240
+KEY = "s3cret-ключ"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing; on Debian: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("console"), free_port()
-    env = {"DENOISER_DATA": str(folder / "data"), "TRAIN_STEPS": "150", "API_KEY": "s3cret"}
+    env = {"DENOISER_DATA": str(folder / "data"), "TRAIN_STEPS": "150", "API_KEY": KEY}
     with running(
         [sys.executable, "-m", "denoiser", "serve", "--port", str(port)], folder / "log", port, env
     ) as service:
@@ -53,7 +54,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, service: Server) -> I
     page.on("pageerror", lambda error: bugs.append(str(error)))
     page.on("request", lambda sent: hosts.add(sent.url.split("/")[2]))
     page.goto(f"{service.url}/console")
-    page.get_by_label("API key").fill("s3cret")
+    page.get_by_label("API key").fill(KEY)
     page.get_by_role("button", name="Use this key").click()
     expect(page.get_by_text("in use")).to_be_visible(timeout=1000 * SECONDS)
     yield page

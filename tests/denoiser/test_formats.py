@@ -22,10 +22,18 @@ def _bad(name: str, path: Path) -> Path:
     ragged = '{"embedding": [1, 2]}\n{"embedding": [1]}\n'
     texts = {"missing.jsonl": '{"vector": [1.0]}\n', "ragged.jsonl": ragged, "text.jsonl": "hello\n", "other.csv": "1"}
     texts["huge.jsonl"] = f'{{"embedding": [1, 1{"0" * 400}]}}\n'
+    texts["digits.jsonl"] = f'{{"embedding": [1], "id": {"1" * 5000}}}\n'
+    texts["bools.jsonl"] = '{"embedding": [true, false]}\n'
     texts["strings.jsonl"] = '{"embedding": ["1", "2"]}\n'
     texts["deep.jsonl"] = f'{{"embedding": [1], "more": {"[" * 100_000}{"]" * 100_000}}}\n'
     texts |= {"empty.npy": "", "text.npy": "hello\n"}
-    columns = {"column": {"a": [1]}, "numbers": {"embedding": [1]}, "strings": {"embedding": ["1"]}}
+    least = pa.array([[-32768] * 384], pa.list_(pa.int16()))
+    columns = {
+        "least": {"embedding": least},
+        "column": {"a": [1]},
+        "numbers": {"embedding": [1]},
+        "strings": {"embedding": ["1"]},
+    }
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "flat.npy": np.zeros(3),
         "width.npy": np.zeros((2, 3)),
@@ -74,12 +82,15 @@ def _bad(name: str, path: Path) -> Path:
         ("text.jsonl", "row 0 is no JSON"),
         ("ragged.jsonl", "rows of 2 numbers"),
         ("huge.jsonl", "row 0 has a number that is too large"),
+        ("digits.jsonl", "row 0 has a number of over 4300 digits; leave it out"),
+        ("bools.jsonl", "row 0 has something that is no number"),
         ("strings.jsonl", "row 0 has something that is no number"),
         ("deep.jsonl", "row 0 is nested too deep to read"),
         ("two.parquet", "has 2 columns 'embedding'; rename all but one"),
         ("column.parquet", "no column 'embedding'"),
         ("numbers.parquet", "column 'embedding' holds int64; lists of numbers are needed"),
         ("strings.parquet", "column 'embedding' holds string; lists of numbers are needed"),
+        ("least.parquet", "row 0, column 0 is -32768; numbers must be finite"),
         ("garbage.parquet", "cannot read"),
         ("other.csv", "convert it first"),
     ],

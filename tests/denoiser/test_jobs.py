@@ -329,6 +329,9 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "cache" / "some.npy").write_bytes(b"embeddings")
+    (tmp_path / "cache" / "made by hand").mkdir()
+    stray = models.folder(".DS_Store")
+    stray.touch()
 
     async def prepare(path: Path) -> Callable[[], None]:
         raise AssertionError(path)
@@ -340,6 +343,7 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
     work.cancel()
     training.close()
     assert whole.is_dir()
+    assert stray.exists()
 
 
 async def test_a_new_model_is_loaded_before_its_job_is_done_and_a_cancel_meanwhile_is_too_late(

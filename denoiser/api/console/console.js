@@ -11,9 +11,14 @@ function complain(text) {
   part("error").textContent = text ?? "";
 }
 
+/** A text as a header's value can hold it: its bytes in UTF-8, each as one character. */
+function asHeader(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
 async function ask(path, options = {}) {
   const key = sessionStorage.getItem("key");
-  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${asHeader(key)}` } : {}) };
   const reply = await fetch(new URL(path, root), { ...options, headers });
   if (reply.ok) return reply;
   if (reply.status === 401) part("key-form").hidden = false;
