@@ -91,16 +91,20 @@ def endpoint(names: Names, service: ServiceName, config_name: str) -> Definition
 
 
 def update(names: Names, service: ServiceName, config_name: str) -> Definition:
-    """UpdateEndpoint: new instances take over once they are healthy; the alarm, or a failure, brings back the old."""
+    """UpdateEndpoint: new instances take over once they are healthy; the alarm, or a failure, brings back the old.
+
+    They have an hour more than they may take to fetch and load the model.
+    """
+    chosen = names.settings.service(service)
     policy = {
         "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 300},
         "TerminationWaitInSeconds": 60,
-        "MaximumExecutionTimeoutInSeconds": 3600,
+        "MaximumExecutionTimeoutInSeconds": 3600 + chosen.download_seconds + chosen.startup_seconds,
     }
     return {
         "EndpointName": names.endpoint(service),
         "EndpointConfigName": config_name,
-        "RetainAllVariantProperties": names.settings.service(service).autoscaling is not None,
+        "RetainAllVariantProperties": chosen.autoscaling is not None,
         "DeploymentConfig": {
             "BlueGreenUpdatePolicy": policy,
             "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": names.alarm(service)}]},

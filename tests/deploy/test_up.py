@@ -29,10 +29,10 @@ FOUND = {
 UNSEEN = {"Bucket", "Tags", "EnableNetworkIsolation"}
 """Tags are what `down` goes by; the isolation moto forgets."""
 BY_DOCKER = {
-    "ecr:BatchCheckLayerAvailability", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage",
-    "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
+    "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload",
+    "ecr:PutImage", "ecr:UploadLayerPart", "ecr:GetAuthorizationToken",
 }  # fmt: skip
-"""What a push asks for."""
+"""What a push asks for (Amazon ECR user guide, "IAM permissions for pushing an image")."""
 IN_TEST_UPLOAD = {"s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}
 READS = ("Get", "Head", "List", "Describe", "Invoke", "Filter")
 
