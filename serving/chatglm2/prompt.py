@@ -26,18 +26,27 @@ class Prompter:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        question = Message("user", "Hi")
         try:
-            self.encode([Message("user", "Hi")])
-        except Exception as error:  # a template is a program
-            raise SetupError(f"the model has no chat template that can be used: {one_line(error)}") from error
+            self._fill_in([question])
+        except Exception:  # a template is a program, and may want a system message
+            try:
+                self._fill_in([Message("system", "Hi"), question])
+            except Exception as error:
+                raise SetupError(f"the model has no chat template that can be used: {one_line(error)}") from error
         self.takes_empty_question = "[Round " in str(tokenizer.chat_template)
         """ChatGLM2 has an answer even to that, and gives it here too; for other models it is a mistake."""
 
     def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of a prompt after which the model speaks. Raises BadRequest for what the template refuses."""
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+            return self._fill_in(messages)
         except TemplateError as error:
-            raise BadRequest(f"messages: the model's chat template refuses them: {one_line(error)}") from error
+            constant = str(error) in str(self._tokenizer.chat_template)  # what it makes up may repeat a prompt
+            reason = f": {one_line(error)}" if constant else ""
+            raise BadRequest(f"messages: the model's chat template refuses them{reason}") from error
+
+    def _fill_in(self, messages: list[Message]) -> list[int]:
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
         return [int(token) for token in ids]

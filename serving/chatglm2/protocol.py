@@ -1,12 +1,13 @@
 """uvicorn's HTTP/1.1 with its parser in C, and what that lacks: limits on headers, no fear of upgrades, and HTTP/1.0.
 
 Java's HttpClient and `curl --http2` offer to go on in HTTP/2, which a server may ignore (RFC 9110, 7.8); the parser
-takes the body of such a request for the other protocol and drops it.
+takes the body of such a request for the other protocol and drops it. It still does where a client sends that request
+before the one ahead of it is answered, which these do not.
 """
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -16,6 +17,7 @@ from chatglm2.errors import BadRequest
 MOST_HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 30
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_NAME = b"\nupgrade"
 _UPGRADE = re.compile(rb"(?<=\n)upgrade(?=:)", re.IGNORECASE)
 
 
@@ -32,10 +34,10 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._in_headers = True
-        """Or between requests."""
+        self._place: Literal["between", "head", "body"] = "between"
+        """Of a request what comes next."""
         self._held = b""
-        """The end of what has come, where the name `Upgrade` may have begun."""
+        """The end of what has come of a head, where the name `Upgrade` or the last line may have begun."""
         self._unrecognised = 0
         """Bytes since headers or a part of a body were complete: a request line and headers, or trailers."""
         self._late: asyncio.TimerHandle | None = None
@@ -52,7 +54,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
-        if self._in_headers:
+        if self._place == "between" and not (data := data.lstrip(b"\r\n")):
+            return
+        if self._place != "body":
             data = self._without_upgrade(self._held + data)
         self._unrecognised += len(data)
         super().data_received(data)
@@ -61,12 +65,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request line begins."""
+        self._place = "head"
         self._expect_headers()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The body follows, or nothing."""
-        self._in_headers, self._unrecognised = False, 0
+        self._place, self._unrecognised = "body", 0
         self._expect_nothing()
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
@@ -79,7 +84,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._in_headers, self._unrecognised = True, 0
+        self._place, self._unrecognised = "between", 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -100,12 +105,14 @@ class Protocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+        else:
+            self._expect_headers()
 
     def _without_upgrade(self, data: bytes) -> bytes:
         """Headers whose `Upgrade`, if it is among them, has a name that says nothing, and what follows them."""
         blank = _BLANK_LINE.search(data)
-        end = blank.start() if blank else data.rfind(b"\n", -len(b"\nupgrade"))
-        if end < 0:
+        end = blank.start() if blank else data.rfind(b"\n", -len(_NAME))
+        if not blank and (end < 0 or not (_NAME.startswith(data[end:].lower()) or data[end:] == b"\n\r")):
             end = len(data)
         headers, rest = _UPGRADE.sub(b"not-upgraded", data[:end]), data[end:]
         self._held = b"" if blank else rest

@@ -102,15 +102,17 @@ class Settings(BaseSettings):
 
     @property
     def served_name(self) -> str:
-        """The model's own name; of a folder the last part of its path."""
-        name = (self.served_model_name or self.model or "smollm2-135m-instruct").rstrip("/")
-        return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+        """The model's own name: of a folder the last part of its path, of `mounted_model` `chatglm2`."""
+        name = (self.served_model_name or self.model).rstrip("/")
+        if name == str(self.mounted_model) or (not name and (self.mounted_model / "config.json").is_file()):
+            return "chatglm2"
+        return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name or "smollm2-135m-instruct"
 
     @property
     def model_names(self) -> list[str]:
         """All that OpenAI clients may call the model, in small letters."""
         name = self.served_name.lower()
-        return list(dict.fromkeys(["chatglm2", name.rsplit("/", 1)[-1], name]))
+        return list(dict.fromkeys(["chatglm2", "chatglm2-6b", name.rsplit("/", 1)[-1], name]))
 
 
 def read_settings(**given: Any) -> Settings:

@@ -85,8 +85,8 @@ def test_an_offer_to_go_on_in_another_protocol_is_ignored(strict: servers.Server
     first, last = (request_head(len(content), *offer) + content).split(cut.encode(), 1)
     with strict.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(2):
-            connection.sendall(first + cut.encode())
+        for line_ends in (b"", b"\r\n\r\n"):
+            connection.sendall(line_ends + first + cut.encode())
             time.sleep(0.1)
             connection.sendall(last)
             reply = http.client.HTTPResponse(connection)
@@ -103,9 +103,10 @@ def test_headers_without_end_are_refused(strict: servers.Server, endless: bytes)
     assert strict.healthy()
 
 
-def test_what_is_no_http_gets_the_contract_s_reply(strict: servers.Server) -> None:
+@pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\0", b"GET / HTTP/1.1\r\nUp\0"])
+def test_what_is_no_http_gets_the_contract_s_reply(strict: servers.Server, sent: bytes) -> None:
     with strict.connect() as connection:
-        connection.sendall(b"nonsense\r\n\r\n")
+        connection.sendall(sent)
         reply = http.client.HTTPResponse(connection)
         reply.begin()
         assert (reply.status, json.loads(reply.read())["code"]) == (400, 400)
@@ -217,15 +218,21 @@ def test_the_list_of_models_names_the_one_that_is_served(strict: servers.Server)
 @pytest.mark.parametrize(
     ("setting", "listed", "known"),
     [
-        ({"served_model_name": "MyModel"}, "MyModel", ["chatglm2", "mymodel"]),
-        ({"model": "/models/chatglm2/"}, "chatglm2", ["chatglm2"]),
-        ({"model": "THUDM/chatglm2-6b"}, "THUDM/chatglm2-6b", ["chatglm2", "chatglm2-6b", "thudm/chatglm2-6b"]),
-        ({}, "smollm2-135m-instruct", ["chatglm2", "smollm2-135m-instruct"]),
+        ({"served_model_name": "MyModel"}, "MyModel", ["mymodel"]),
+        ({"model": "/models/tiny/"}, "tiny", ["tiny"]),
+        ({"model": "THUDM/chatglm2-6b"}, "THUDM/chatglm2-6b", ["thudm/chatglm2-6b"]),
+        ({"model": "/opt/ml/model"}, "chatglm2", []),
+        ({}, "smollm2-135m-instruct", ["smollm2-135m-instruct"]),
     ],
 )
 def test_a_model_is_listed_by_its_own_name(setting: dict[str, str], listed: str, known: list[str]) -> None:
     settings = Settings(**setting)  # type: ignore[arg-type]
-    assert (settings.served_name, settings.model_names) == (listed, known)
+    assert (settings.served_name, settings.model_names) == (listed, ["chatglm2", "chatglm2-6b", *known])
+
+
+def test_a_mounted_model_is_listed_by_the_projects_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    assert Settings(mounted_model=tmp_path).served_name == "chatglm2"
 
 
 def test_ping_answers_head_too(strict: servers.Server) -> None:
@@ -388,8 +395,13 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
 def test_what_a_chat_template_refuses_is_a_bad_request_with_its_reason() -> None:
     tokenizer = AutoTokenizer.from_pretrained(find_model(Settings()), local_files_only=True)
     tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}Hi"
-    with pytest.raises(BadRequest, match=r"messages: .* No system"):
+    with pytest.raises(BadRequest, match=r"messages: .* them: No system"):
         Prompter(tokenizer).encode([Message("system", "Be short.")])
+    tokenizer.chat_template = (
+        "{% if messages[1] is not defined %}{{ raise_exception('No: ' ~ messages[0].content) }}{% endif %}"
+    )
+    with pytest.raises(BadRequest, match=r"them$"):
+        Prompter(tokenizer).encode([Message("user", "my secret")])
 
 
 def test_unusable_setting_is_said_in_one_line() -> None:

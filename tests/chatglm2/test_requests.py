@@ -153,6 +153,7 @@ def test_a_name_sent_twice_is_refused(fields: str, said: str) -> None:
         ('"parameters": {"\\ud800": 1}', 'parameters: the name "\\ud800"'),
         ('"parameters": {"stop": ""}', "parameters.stop[0]: value should have at least 1 character"),
         (f'"parameters": {{"stop": "{257 * "a"}"}}', "at most 256 characters"),
+        ('"parameters": {"early_stopping": "one item"}', 'got "one item"'),
     ],
 )
 def test_names_and_texts_are_spoken_of_as_such(fields: str, said: str) -> None:

@@ -74,7 +74,7 @@ def validated(
 def _explain(error: ErrorDetails, contract: type[Contract], private: frozenset[str]) -> str:
     """One line for pydantic's first complaint, which is about a field of `contract` or the whole of it."""
     message = "should be an object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], str):
+    if isinstance(error["input"], str) and error["type"] in ("too_short", "too_long"):
         message = message.replace(" item", " character")
     if error["type"] == "string_unicode":  # said of names; `Text` checks values
         message = f"the name {_shown_name(error['input'])} holds half of a surrogate pair; send whole characters"
