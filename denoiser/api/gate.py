@@ -169,5 +169,5 @@ class Gate:
             or request.url.path in OPEN_ROUTES
             or request.url.path == OPEN_PAGES
             or request.url.path.startswith(f"{OPEN_PAGES}/")
-            or (scheme.lower() == "bearer" and hmac.compare_digest(given.encode("latin-1"), self._key.encode()))
+            or (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._key.encode()))
         )

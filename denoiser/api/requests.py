@@ -58,11 +58,18 @@ def read_body(body: bytes, limits: Limits, *kinds: type[Content]) -> Content:
         names = " or ".join(kind.own for kind in kinds)
         raise InvalidInputError(f"the body must hold {names}" + ("; it holds both" if fitting else ""))
     kind = fitting[0]
+    _check_names(content, kind)
     _check_count(content[kind.own], kind, limits)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InvalidInputError(_explain(error, kind)) from error
+        raise InvalidInputError(_explain(error)) from error
+
+
+def _check_names(content: dict[str, object], kind: type[Body]) -> None:
+    for name in content:
+        if name not in kind.model_fields:
+            raise InvalidInputError(f"unknown field {name!r:.60}; the fields are {', '.join(kind.model_fields)}")
 
 
 def _check_count(items: object, kind: type[Body], limits: Limits) -> None:
@@ -79,10 +86,8 @@ def _place(error: ErrorDetails) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else str(step)[:60] for step in named)
 
 
-def _explain(error: ValidationError, kind: type[Body]) -> str:
+def _explain(error: ValidationError) -> str:
     worst = max(error.errors(include_url=False, include_context=False), key=lambda e: len(e["loc"]))
-    if worst["type"] == "extra_forbidden":
-        return f"unknown field {worst['loc'][-1]!r:.60}; the fields are {', '.join(kind.model_fields)}"
     if worst["type"] in ("too_short", "string_too_short"):
         return f"{_place(worst)} is empty; at least one is needed"
     field = worst["loc"][0]

@@ -1,7 +1,6 @@
 """The evaluation report."""
 
 import json
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from denoiser.evaluation.measures import DRAWS, Adapted, Draws, Measure, Quantised
-from denoiser.files.outputs import write_bytes
+from denoiser.files.outputs import unwritable, write_bytes
 from denoiser.model.neighbours import QUERIES, SITUATIONS
 
 SHOWN_LEVEL = 0.1
@@ -208,6 +207,9 @@ def write(text: str, figures: list[dict[str, object]], markdown_path: Path | Non
     if markdown_path:
         write_bytes(markdown_path, text.encode())
     else:
-        sys.stdout.write(text)
+        try:
+            print(text, end="", flush=True)
+        except OSError as error:
+            raise unwritable(Path("standard output"), error) from error
     if json_path:
         write_bytes(json_path, f"{json.dumps(figures, indent=1)}\n".encode())

@@ -144,8 +144,7 @@ def _rewrite(reader: ParquetReader, part: Path, repair: Repair, advance: Note) -
     schema = reader.file.schema_arrow
     position = schema.get_field_index(reader.column)
     field = schema.field(position).with_type(of_float32(schema.field(position).type))
-    codec = reader.file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
-    with parquet.ParquetWriter(part, schema.set(position, field), compression=codec) as writer:
+    with parquet.ParquetWriter(part, schema.set(position, field), compression=reader.codecs()) as writer:
         for batch, vectors in reader.batches():
             flat = pa.array(repair(vectors).ravel())
             column = pa.FixedSizeListArray.from_arrays(flat, reader.width).cast(field.type)

@@ -100,6 +100,17 @@ class ParquetReader:
             yield batch, check(flat.reshape(len(rows), self.width), start, self.path)
             start += len(rows)
 
+    def codecs(self) -> dict[str, str]:
+        """How each column is compressed, by the path under which pyarrow writes it."""
+        group = self.file.metadata.row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        return {
+            column.path_in_schema.replace(".list.item", ".list.element"): column.compression.replace(
+                "UNCOMPRESSED", "NONE"
+            )
+            for column in columns
+        }
+
     def chunks(self) -> Iterator[Vectors]:
         """All vectors."""
         return (vectors for _, vectors in self.batches())

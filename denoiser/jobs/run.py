@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from pydantic import BaseModel
 
-from denoiser.errors import CheckpointError, DenoiserError, InvalidInputError
+from denoiser.errors import CheckpointError, ConflictError, DenoiserError, InvalidInputError, UnknownError
 from denoiser.jobs.judge import Verdict, judge
 from denoiser.jobs.models import Models
 from denoiser.jobs.store import ENDS, Job, Store
@@ -72,7 +72,7 @@ class _Run:
     def go(self) -> None:
         training, held_out = self._embeddings()
         rival = self.models.active()
-        active = Denoiser.load(self.models.find(rival))
+        active = self._load(rival)
         start = active.trainable()
         recipe = fine_tuning(start.network, len(training), self.steps)
         self.store.enter(self.job.id, "training", recipe.steps)
@@ -82,6 +82,13 @@ class _Run:
         self.store.advance(self.job.id, 1)
         self._save(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
         self.store.judge(self.job.id, rival, verdict.better, verdict.figures, verdict.reason)
+
+    def _load(self, model: str) -> Denoiser:
+        try:
+            return Denoiser.load(self.models.find(model))
+        except (CheckpointError, UnknownError) as error:
+            _log.error("the active model cannot be loaded", job=self.job.id, reason=str(error))
+            raise ConflictError("the active model is damaged or missing; activate another and upload again") from error
 
     def _save(self, made: Denoiser, use: str, verdict: Verdict) -> None:
         self.store.enter(self.job.id, "promoting", 1)
@@ -126,9 +133,6 @@ def run(order: Order) -> None:
         return
     try:
         work.go()
-    except CheckpointError as error:
-        _log.error("the active model cannot be loaded", job=order.job, reason=str(error))
-        work.store.end(order.job, "failed", "the active model is damaged or missing; activate another and upload again")
     except DenoiserError as error:
         work.store.end(order.job, "failed", str(error))
     except Exception:

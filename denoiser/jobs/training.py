@@ -12,7 +12,7 @@ from typing import TextIO
 
 import structlog
 
-from denoiser.errors import CheckpointError, DenoiserError, OffError, StoreError
+from denoiser.errors import CheckpointError, OffError, StoreError, UnknownError
 from denoiser.jobs.models import DEFAULT, Models
 from denoiser.jobs.run import Order
 from denoiser.jobs.store import Store
@@ -64,21 +64,27 @@ class Training:
             self._lock.close()
 
     def open_active(self, open_model: Callable[[Path], Denoiser]) -> Denoiser:
-        """The active model; the default one, with a line in the log, if the active one is damaged."""
-        active = self.models.active()
+        """The active model; the default one, with a line in the log, if that is damaged or cannot be found out."""
+        default = self.models.find(DEFAULT)
         try:
-            return open_model(self.models.find(active))
-        except DenoiserError as error:
+            active = self.models.active()
             if active == DEFAULT:
-                raise
-            _log.error("the active model cannot be loaded; serving the default one", model=active, reason=str(error))
-            self.store.activate(DEFAULT, self.models.base)
-            return open_model(self.models.find(DEFAULT))
+                return open_model(default)
+            try:
+                return open_model(self.models.find(active))
+            except (CheckpointError, UnknownError) as error:
+                _log.error(
+                    "the active model cannot be loaded; serving the default one", model=active, reason=str(error)
+                )
+                self.store.activate(DEFAULT, self.models.base)
+        except StoreError as error:
+            _log.error("the choice of a model cannot be read or written; serving the default one", reason=str(error))
+        return open_model(default)
 
     def _clean(self) -> None:
         """Without an unfinished job nothing in the cache is needed, and a half-written model is a killed worker's."""
         for path in [*self._cache.iterdir(), *self.models.unfinished()]:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

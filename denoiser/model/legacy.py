@@ -1,12 +1,13 @@
 """Autoencoders saved by PyTorch (.pt): a state dict of Linear layers, with ReLU between them.
 
-Read without running anything in the file (`weights_only`); whatever else it holds is refused in one line. The layers
-are in the file's order, which is that of their making; where that does not go from 384 numbers to 384, in the order of
-their names' numbers, encoder before decoder.
+Read without running anything in the file (`weights_only`); whatever else it holds is refused in one line. The order of
+the layers is that of their names' numbers, encoder before decoder; where the names say nothing of it, or it does not go
+from 384 numbers to 384, that of the file, which is that of their making.
 """
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ LARGEST = 512 * 1024 * 1024
 _BLEND = {"levels": [0.0], "shares": [0.25]}
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 _ORDER = ("encoder", "bottleneck", "decoder")
+_DIGITS = re.compile(r"\d+")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def load(path: Path) -> "Autoencoder":
     from denoiser.model.autoencoder import Autoencoder  # noqa: PLC0415
 
     layers = _layers(_state(path), path)
-    for names in (layers, sorted(layers, key=_rank)):
+    for names in (_by_name(layers), layers):
         ordered = [layers[name] for name in names]
         widths = [WIDTH, *(len(weight) for weight, _ in ordered)]
         if [weight.shape[1] for weight, _ in ordered] == widths[:-1] and widths[-1] == WIDTH:
@@ -72,14 +74,23 @@ def _state(path: Path) -> dict[str, "Tensor"]:
     return tensors
 
 
-def _rank(name: str) -> tuple[int, list[int], str]:
-    part = next((i for i, word in enumerate(_ORDER) if word in name), 1)
-    return part, [int(number) for number in re.findall(r"\d+", name)], name
+def _part(name: str) -> int:
+    return next((i for i, word in enumerate(_ORDER) if word in name), 1)
+
+
+def _by_name(names: Collection[str]) -> list[str]:
+    """By part, and by number where only numbers tell a part's names apart; what is equal in this stays in its order."""
+    parts = {_part(name) for name in names}
+    numbered = len({(_part(name), _DIGITS.sub("", name)) for name in names}) == len(parts)
+    return sorted(names, key=lambda name: (_part(name), list(map(int, _DIGITS.findall(name))) if numbered else []))
 
 
 def _is_usable(tensor: "Tensor", dimensions: int | None) -> bool:
     try:
-        return tensor.ndim == dimensions and tensor.is_floating_point() and bool(tensor.float().isfinite().all())
+        usable = (
+            not tensor.is_nested and tensor.ndim == dimensions and tensor.is_floating_point() and tensor.numel() > 0
+        )
+        return usable and bool(tensor.float().isfinite().all())
     except RuntimeError:  # sparse, without content, or of numbers that cannot be converted
         return False
 
@@ -89,8 +100,8 @@ def _layers(state: dict[str, "Tensor"], path: Path) -> dict[str, tuple["Tensor",
     for name, tensor in state.items():
         if not _is_usable(tensor, {"weight": 2, "bias": 1}.get(name.rpartition(".")[2])):
             raise CheckpointError(
-                f"{path}: {name} {list(tensor.shape)} is no dense, finite weight or bias of a Linear layer; only "
-                "stacks of Linear layers with ReLU are read"
+                f"{path}: {name}, of {tensor.ndim} dimensions, is no dense, finite weight or bias of a Linear layer; "
+                "only stacks of Linear layers with ReLU are read"
             )
     names = dict.fromkeys(name.rpartition(".")[0] for name in state)
     missing = [f"{n}.{kind}" for n in names for kind in ("weight", "bias") if f"{n}.{kind}" not in state]

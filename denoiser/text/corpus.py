@@ -32,6 +32,7 @@ SET_SIZE = 3600
 _WHOLE_AT = 200
 BASELINE_SENTENCES = 20_000
 _KEY_LENGTH = 60
+_FEWEST_HELD_OUT = 30  # of own text; some may be too alike to measure on
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
 _CROSSED_AT = (0.3, 0.7)  # of the words of a sentence
@@ -60,10 +61,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _hold_out(sentences: list[str], seed: int) -> tuple[list[str], list[str]]:
-    """The sentences in an order of the seed, parted: a tenth, at most 4,000, to measure on, and those to learn from."""
+def _hold_out(sentences: list[str], seed: int, fewest: int = 0) -> tuple[list[str], list[str]]:
+    """The sentences in an order of the seed, parted: a tenth, at most 4,000, to measure on, and those to learn from.
+
+    Of few sentences `fewest` are to measure on, if they are no more than a third.
+    """
     drawn = sample(sentences, len(sentences), seed)
-    count = min(4000, len(drawn) // 10)
+    count = min(4000, max(len(drawn) // 10, min(len(drawn) // 3, fewest)))
     return drawn[:count], drawn[count:]
 
 
@@ -268,5 +272,5 @@ def from_files(paths: list[Path], seed: int) -> Corpus:
         training.update(dict.fromkeys(read_sentences(path, 1, "to train")))
         checksum, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
         described.append({"file": path.name, "sha256": checksum, "use": "training", "sentences": str(found)})
-    held_out, learnt = _hold_out(list(training), seed)
+    held_out, learnt = _hold_out(list(training), seed, _FEWEST_HELD_OUT)
     return Corpus(learnt, {IN_DOMAIN: held_out}, described)

@@ -16,8 +16,8 @@ LONGEST_LINE = 100_000
 _SHORTEST, _LONGEST = 8, 1000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
-# Before a letter or digit, perhaps after a dash or the like. Only single spaces: in time linear in a line's length.
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]* (?=(?:[^\w\s]+ )?[^\w\s]*([^\W_]))|(?<=[。！？])")
+# Before a letter or digit, perhaps after dashes or the like. Only single spaces: in time linear in a line's length.
+_SENTENCE_END = re.compile(r"(?<=[.!?।؟])[\"')\]]* (?=(?:[^\w\s]+ ){0,3}[^\w\s]*([^\W_]))|(?<=[。！？])")
 
 
 def decode(content: bytes) -> str:
@@ -58,11 +58,14 @@ def find_sentences(text: str, fewest: int = FEWEST, use: str = TRAIN_AND_MEASURE
 
 
 def _split(line: str) -> Iterator[str]:
-    """A line's sentences, those that are too long in parts."""
+    """A line's sentences, those that are too long in parts. None begins with a letter that has a capital form."""
     start = 0
     for end in (*_SENTENCE_END.finditer(line), None):
-        if end is None or not (end[1] or "").islower():
-            yield from textwrap.wrap(line[start : end and end.start()], _LONGEST, break_long_words=False)
+        if end is None or not end[1] or end[1] == end[1].title():
+            sentence = line[start : end and end.start()].strip()
+            yield from (
+                [sentence] if len(sentence) <= _LONGEST else textwrap.wrap(sentence, _LONGEST, break_long_words=False)
+            )
             start = end.end() if end else start
 
 

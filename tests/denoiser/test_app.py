@@ -154,7 +154,7 @@ def test_with_an_api_key_every_other_route_needs_it(denoiser: Denoiser, path: st
         )
 
 
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
 def test_the_key_may_hold_any_letters_and_the_scheme_is_in_any_case(denoiser: Denoiser, scheme: str) -> None:
     service = Service(denoiser, SlowEncoder(), Limits(10, 10))
     with running(create_app(lambda: service, Settings(api_key=SecretStr("clé")))) as address:

@@ -20,9 +20,9 @@ from denoiser.api.server import only_readable, open_denoiser, open_training
 from denoiser.api.service import Service
 from denoiser.api.training_routes import TrainingRoutes
 from denoiser.errors import ConflictError, OffError, StoreError
-from denoiser.jobs.models import Models
+from denoiser.jobs.models import DEFAULT, Models
 from denoiser.jobs.run import Order, run
-from denoiser.jobs.store import ENDS, Store
+from denoiser.jobs.store import ENDS, Job, Store
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import MiniLM
 from denoiser.settings import Settings
@@ -223,6 +223,31 @@ def test_a_second_server_with_the_same_data_serves_without_training(server: Serv
     assert "another server uses the data folder" in str(off)
 
 
+def test_a_choice_of_a_model_that_cannot_be_read_stays_and_the_default_one_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = open_training(Settings(denoiser_data=tmp_path))
+    assert not isinstance(training, OffError)
+    store, models, loaded = training.store, training.models, list[Path]()
+    job = store.add("team.txt", TEXT, 150).id
+    store.judge(job, DEFAULT, True, [], "better")
+    store.finish(job, models.base, DEFAULT)
+
+    def refuse() -> list[Job]:
+        raise StoreError("database is locked")
+
+    def load(path: Path) -> Denoiser:
+        loaded.append(path)
+        return Denoiser.load(models.find(DEFAULT))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "all", refuse)
+        training.open_active(load)
+    training.close()
+    assert loaded == [models.find(DEFAULT)]
+    assert models.active() == job
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("state.sqlite", "file is not a database"), ("models", "exists"), ("worker.lock/x", "directory")],
@@ -330,6 +355,7 @@ async def test_what_killed_workers_and_cancelled_jobs_left_is_cleared_away_when_
         (folder / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "cache" / "some.npy").write_bytes(b"embeddings")
     (tmp_path / "cache" / "made by hand").mkdir()
+    (tmp_path / "cache" / "link").symlink_to(tmp_path / "models")
     stray = models.folder(".DS_Store")
     stray.touch()
 

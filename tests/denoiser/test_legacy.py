@@ -82,6 +82,20 @@ def test_layers_out_of_order_are_ordered_by_their_names(tmp_path: Path, clean: E
     np.testing.assert_array_equal(by_name, old)
 
 
+@pytest.mark.parametrize(
+    "names", [("layers.0", "layers.1", "layers.2", "layers.10"), ("encoder.0", "encoder.2", "decoder.0", "decoder.2")]
+)
+def test_layers_of_one_width_are_ordered_by_their_names(
+    tmp_path: Path, clean: Embeddings, names: tuple[str, ...]
+) -> None:
+    layers = {name: nn.Linear(384, 384).state_dict() for name in names}
+    for file, order in (("made.pt", names), ("sorted.pt", sorted(names))):
+        state = {f"{name}.{kind}": tensor for name in order for kind, tensor in layers[name].items()}
+        torch.save(state, tmp_path / file)
+    made, by_name = (Denoiser.load(tmp_path / name).denoise(clean[:20]) for name in ("made.pt", "sorted.pt"))
+    np.testing.assert_array_equal(by_name, made)
+
+
 def test_training_an_autoencoder_further_starts_from_the_bundled_checkpoint(
     tmp_path: Path, clean: Embeddings, denoiser: Denoiser
 ) -> None:
@@ -139,6 +153,22 @@ REFUSED = {
     "batch norm": (
         lambda path: torch.save(nn.Sequential(nn.Linear(384, 384), nn.BatchNorm1d(384)).state_dict(), path),
         "only stacks of Linear",
+    ),
+    "nested": (
+        lambda path: _state(
+            path, a__weight=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
+        ),
+        "no dense",
+    ),
+    "nothing between": (
+        lambda path: _state(
+            path,
+            a__weight=torch.zeros(0, 384),
+            a__bias=torch.zeros(0),
+            b__weight=torch.zeros(384, 0),
+            b__bias=torch.zeros(384),
+        ),
+        "no dense",
     ),
     "sparse": (lambda path: _state(path, a__weight=torch.eye(384).to_sparse(), a__bias=torch.zeros(384)), "no dense"),
     "without content": (

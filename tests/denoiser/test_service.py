@@ -116,6 +116,7 @@ def test_added_and_earlier_noise_count_together(client: httpx.Client, denoiser: 
     ("change", "complaint"),
     [
         ({"noise_levle": 0.1}, "unknown field 'noise_levle'"),
+        ({"": 0.1}, "unknown field ''"),
         ({"noise_level": -0.1}, "noise_level: should be greater than or equal to 0, not -0.1 (allowed: 0 to 10)"),
         ({"noise_level": 1e30}, "allowed: 0 to 10"),
         ({"noise_level": float("nan")}, "noise_level: should be a finite number, not nan"),

@@ -73,7 +73,9 @@ def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Pa
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
     corpus = from_files([path], seed=1)
-    assert sorted(corpus.learnt) == [f"The {a} walks home alone." for a in ("cat", "cow", "dog")]
+    assert sorted(corpus.learnt + corpus.evaluation["in-domain"]) == [
+        f"The {a} walks home alone." for a in ("cat", "cow", "dog")
+    ]
     assert from_files([path], seed=1) == corpus
     assert corpus.sources[0]["file"] == "text.txt"
 
@@ -110,7 +112,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
 def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
-    assert len(from_files([path, path], seed=1).learnt) == 3
+    corpus = from_files([path, path], seed=1)
+    assert len(corpus.learnt + corpus.evaluation["in-domain"]) == 3
+
+
+def test_of_few_sentences_enough_are_held_out_to_measure_on_though_some_are_too_alike(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"This is sentence number {number}." for number in range(200)))
+    corpus = from_files([path], seed=1)
+    assert (len(corpus.learnt), len(corpus.evaluation["in-domain"])) == (170, 30)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,11 @@ def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
             ["C'est bien fini.", "Écoute-moi bien.", "À demain, Zoë."],
         ),
         ("Сегодня идёт дождь. Как дела, сосед? 7 часов.", ["Сегодня идёт дождь.", "Как дела, сосед?", "7 часов."]),
+        ("Wait for it... - - Then we all left.", ["Wait for it...", "- - Then we all left."]),
+        ("დღეს კარგი ამინდია. როგორ ხართ მეზობელო?", ["დღეს კარგი ამინდია.", "როგორ ხართ მეზობელო?"]),
+        ("आज मौसम अच्छा है। हम पार्क जाते हैं।", ["आज मौसम अच्छा है।", "हम पार्क जाते हैं।"]),
+        ("كيف حالك اليوم؟ أنا بخير شكرا لك.", ["كيف حالك اليوم؟", "أنا بخير شكرا لك."]),
+        ("我们一起去公园玩。 我们一起去公园玩。 一起去公园。", ["我们一起去公园玩。"]),
         ("今天天气非常好。我们一起去公园！", ["今天天气非常好。", "我们一起去公园！"]),
         ("word " * 300, [("word " * 200).strip(), ("word " * 100).strip()]),
         ("Ends. " + ". " * 40_000, ["Ends." + " ." * 497]),

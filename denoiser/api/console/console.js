@@ -88,12 +88,14 @@ function table(figures) {
 function showJob(job) {
   part("job").hidden = false;
   const { done, total } = job.progress;
-  part("job-state").textContent = `${job.filename} (${job.sentences} sentences): ${job.state}${total > 1 && !ENDS.includes(job.state) ? `, ${done} of ${total}` : ""}`;
-  part("job-progress").value = ENDS.includes(job.state) ? 1 : total ? done / total : 0;
-  part("cancel").hidden = ENDS.includes(job.state);
+  const ended = ENDS.includes(job.state);
+  const more = ended ? "" : `${total > 1 ? `, ${done} of ${total}` : ""}${job.message ? `: ${job.message}` : ""}`;
+  part("job-state").textContent = `${job.filename} (${job.sentences} sentences): ${job.state}${more}`;
+  part("job-progress").value = ended ? 1 : total ? done / total : 0;
+  part("cancel").hidden = ended;
   const steps = job.state === "training" ? total : job.losses.at(-1)?.step ?? 1;
   part("loss").replaceChildren(lossCurve(job.losses, steps, part("loss").clientWidth));
-  part("report").hidden = !ENDS.includes(job.state);
+  part("report").hidden = !ended;
   part("verdict").textContent = job.message ? job.message[0].toUpperCase() + job.message.slice(1) + "." : "";
   part("figures").replaceChildren(...(job.figures.length ? [table(job.figures)] : []));
 }
