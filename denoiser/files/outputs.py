@@ -1,11 +1,14 @@
 """Files that are written: whether they can be, found out before the work that it is for, and by one run at a time."""
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from denoiser.errors import FileError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def try_file(path: Path) -> None:
@@ -25,15 +28,21 @@ def try_file(path: Path) -> None:
 @contextmanager
 def alone_at(path: Path) -> Iterator[None]:
     """Make the file where there is none, and let no other run write it until the end of the block; a killed run lets go
-    of it. Raises FileError when another run has it, or when it cannot be written.
+    of it. On a file system without locks nobody is stopped. Raises FileError when another run has it, or when it cannot
+    be written.
     """
     with ExitStack() as held:
         try:
-            fcntl.flock(held.enter_context(path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = held.enter_context(path.open("ab"))
+        except OSError as error:
+            raise unwritable(path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FileError(f"another run writes {path}; wait for it to end or name another output") from error
         except OSError as error:
-            raise unwritable(path, error) from error
+            if error.errno not in _NO_LOCKS:
+                raise unwritable(path, error) from error
         yield
 
 

@@ -73,6 +73,7 @@ class Supervisor:
                 job = await asyncio.to_thread(self._store.unfinished)
                 if job is None:
                     await asyncio.to_thread(self._clean)
+                    self.trouble = ""
                     await self._wake.wait()
                 else:
                     await self._work(job)

@@ -39,7 +39,7 @@ def fetch(uri: str, cache: Path, *, console: Console | None = None) -> Path:
             if "config.json" not in objects:
                 raise SetupError(f"{uri} holds no config.json; name the prefix right above the files of a checkpoint")
             _fetch_missing(client, bucket, objects, folder, console)
-    except (BotoCoreError, ClientError, Boto3Error) as error:
+    except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:  # ValueError: an address that is none
         raise SetupError(
             f"{uri} could not be fetched: {one_line(error)}; check the name, the region and that these credentials may "
             "list and read it"
