@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deploy import endpoint_commands, image, package, policy, removal, weights
+from deploy import endpoint_commands, image, policy, removal, weights
 from deploy.answers import confirm
 from deploy.options import Result, Yes, command
 from deploy.settings import SERVICES, ServiceName, flat
@@ -87,7 +87,7 @@ def package_(
 ) -> Result:
     """Write model.tar.gz for the stock DJL image: this project's handler, code only."""
     address = weights.uri(stack.names)
-    return {"package": package.build(output).write(), "weights": address}
+    return {"package": stack.archive.write(output), "weights": address}
 
 
 @command(groups["config"], changes=False)

@@ -1,8 +1,8 @@
 """What is asked of SageMaker, autoscaling and CloudWatch, as plain dictionaries: the parameters of each request."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from deploy import package
 from deploy.names import VARIANT, Names
 from deploy.settings import Autoscaling, Chat, Service, ServiceName
 
@@ -16,20 +16,29 @@ DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 Definition = dict[str, Any]
 
 
-def model(names: Names, service: ServiceName, image: str, data: str) -> Definition:
-    """CreateModel. `data` is an S3 prefix to mount, a model.tar.gz in S3, or empty."""
-    chat = names.settings.chat
-    packaged = service == "chat" and chat.packaged
-    container: Definition = {"Image": image, "Environment": environment(names, service, data)}
-    if packaged:
-        container["ModelDataUrl"] = package.uri(names, data)
-    elif data:
-        source = {"S3Uri": data, "S3DataType": "S3Prefix", "CompressionType": "None"}
+@dataclass(frozen=True)
+class Artifacts:
+    """Addresses of what an endpoint runs."""
+
+    image: str
+    data: str
+    """The S3 prefix of its model data."""
+    package: str = ""
+    """The archive with the handler, which reads `data` itself; empty where `data` is mounted."""
+
+
+def model(names: Names, service: ServiceName, artifacts: Artifacts) -> Definition:
+    """CreateModel."""
+    container: Definition = {"Image": artifacts.image, "Environment": environment(names, service, artifacts.data)}
+    if artifacts.package:
+        container["ModelDataUrl"] = artifacts.package
+    else:
+        source = {"S3Uri": artifacts.data, "S3DataType": "S3Prefix", "CompressionType": "None"}
         container["ModelDataSource"] = {"S3DataSource": source}
     definition = {
         "ExecutionRoleArn": names.settings.role_arn,
         "PrimaryContainer": container,
-        "EnableNetworkIsolation": not packaged,  # a packaged handler fetches the weights and its requirements itself
+        "EnableNetworkIsolation": not artifacts.package,  # a packaged handler fetches weights and requirements
     }
     name = names.versioned(service, definition)
     return {"ModelName": name, **definition, "Tags": names.tag_list}

@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy import definitions, logs, scaling
 from deploy.aws import Aws
+from deploy.definitions import Artifacts
 from deploy.errors import ConfigError, EndpointFailed, TimeLimit
 from deploy.names import Names
 from deploy.progress import say
@@ -39,10 +40,7 @@ def check_role(aws: Aws, names: Names) -> None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint of the settings and the calls that manage it.
-
-    Methods take the `image` and `data` (an address in S3) of the model that it is to run.
-    """
+    """An endpoint of the settings and the calls that manage it."""
 
     aws: Aws
     names: Names
@@ -78,7 +76,7 @@ class Endpoint:
         tags = self.aws.read("sagemaker", "ListTags", ResourceArn=arn)
         return self.names.owns(tags["Tags"] if tags else [])
 
-    def ensure(self, image: str, data: str) -> str:
+    def ensure(self, artifacts: Artifacts) -> str:
         """Bring the endpoint to its definition: what was done, as a word. Does not wait for what it starts."""
         check_role(self.aws, self.names)
         found = self.describe()
@@ -88,7 +86,7 @@ class Endpoint:
             say(f"{self.name} failed earlier ({found.get('FailureReason', 'no reason given')}); making it anew")
             self.delete()
             found = None
-        config = self._ensure_config(image, data, found["EndpointConfigName"] if found else "")
+        config = self._ensure_config(artifacts, found["EndpointConfigName"] if found else "")
         self._ensure_alarm()
         if found is None:
             creation = definitions.endpoint(self.names, self.service, config)
@@ -99,9 +97,9 @@ class Endpoint:
         self.aws.change("sagemaker", "UpdateEndpoint", **definitions.update(self.names, self.service, config))
         return "updated"
 
-    def _ensure_config(self, image: str, data: str, serving: str) -> str:
+    def _ensure_config(self, artifacts: Artifacts, serving: str) -> str:
         """The configuration's name. One left by an earlier update is made anew: `asked_for` goes by the newest."""
-        model = definitions.model(self.names, self.service, image, data)
+        model = definitions.model(self.names, self.service, artifacts)
         if self.aws.read("sagemaker", "DescribeModel", ModelName=model["ModelName"]) is None:
             self.aws.change("sagemaker", "CreateModel", **model)
         config = definitions.endpoint_config(self.names, self.service, model["ModelName"])
@@ -164,9 +162,9 @@ class Endpoint:
         self.wait(config)
         self.remove_unused(config, model)
 
-    def definition(self, image: str, data: str) -> tuple[str, str]:
+    def definition(self, artifacts: Artifacts) -> tuple[str, str]:
         """Names of the configuration and the model that the settings make."""
-        model = str(definitions.model(self.names, self.service, image, data)["ModelName"])
+        model = str(definitions.model(self.names, self.service, artifacts)["ModelName"])
         return str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"]), model
 
     def asked_for(self) -> tuple[str, str]:

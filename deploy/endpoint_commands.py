@@ -38,10 +38,10 @@ def update(stack: Stack, service: Which, no_wait: NoWait = False) -> Result:
 
 
 def _ensure(stack: Stack, service: ServiceName, no_wait: bool) -> Result:
-    image, data = stack.require_artifacts(service)
-    what = stack.endpoint(service).ensure(image, data)
+    artifacts = stack.require_artifacts(service)
+    what = stack.endpoint(service).ensure(artifacts)
     if not no_wait:
-        stack.finish(service, *stack.endpoint(service).definition(image, data))
+        stack.finish(service, *stack.endpoint(service).definition(artifacts))
     return {stack.names.endpoint(service): what}
 
 

@@ -1,6 +1,6 @@
 """model.tar.gz for the stock DJL image: this project's handler and the packages it needs, code only.
 
-The weights stay in their S3 prefix, which the container reads when it starts. The same source gives the same bytes.
+The weights stay in their S3 prefix, which the container reads when it starts. The same source gets the same key.
 """
 
 import gzip
@@ -32,35 +32,31 @@ boto3
 
 @dataclass(frozen=True)
 class Archive:
-    """The archive, and the file that it is to be in."""
+    """The archive, and the checksum of what is in it: one version of zlib makes other bytes of that than another."""
 
-    path: Path
     content: bytes
+    checksum: str
 
-    @property
-    def sha256(self) -> str:
-        """Checksum of the content."""
-        return hashlib.sha256(self.content).hexdigest()
-
-    def write(self) -> Path:
-        """Write the file. Raises ConfigError where that cannot be done."""
+    def write(self, path: Path) -> Path:
+        """Write it to a file. Raises ConfigError where that cannot be done."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(self.content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.content)
         except OSError as error:
-            raise ConfigError(f"{self.path} cannot be written: {error.strerror}; choose another place") from None
-        return self.path
+            raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+        return path
 
 
-def build(path: Path) -> Archive:
+def build() -> Archive:
     """The archive, not yet written: model.py, chatglm2/, serving.properties and requirements.txt at its top."""
     sources = sorted(file for file in SERVING.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for file in sources:
             _add(tar, file.relative_to(SERVING).as_posix(), file.read_bytes())
         _add(tar, "requirements.txt", REQUIREMENTS.encode())
-    return Archive(path, buffer.getvalue())
+    content = buffer.getvalue()
+    return Archive(gzip.compress(content, mtime=0), hashlib.sha256(content).hexdigest())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -69,17 +65,18 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def uri(names: Names, weights: str) -> str:
-    """Where the archive for the weights at that address is; no other archive ever gets there."""
-    definition = {"weights": weights, "package": build(Path()).sha256}
-    return f"s3://{names.bucket}/{names.prefix}packages/{names.versioned('chat', definition)}/model.tar.gz"
+def uri(names: Names, archive: Archive) -> str:
+    """Where the archive is; no archive with anything else in it ever gets there."""
+    return f"s3://{names.bucket}/{names.prefix}packages/{archive.checksum[:12]}/model.tar.gz"
 
 
-def send(aws: Aws, names: Names, archive: Archive, weights: str) -> str:
-    """Bring the archive to where the model definition looks for it; returns that address."""
-    address = uri(names, weights)
+def send(aws: Aws, names: Names, archive: Archive) -> None:
+    """Bring the archive to its place, unless it is there, by way of a file in the cache."""
+    address = uri(names, archive)
+    if upload.is_there(aws, address):
+        return
+    path = names.settings.weights.cache_dir.expanduser() / "package" / "model.tar.gz"
     if not aws.journal.dry_run:
-        archive.write()
-    key = address.removeprefix(f"s3://{names.bucket}/")
-    upload.upload(aws, names, [upload.File(archive.path, key, len(archive.content), archive.sha256)])
-    return address
+        archive.write(path)
+    key, digest = address.removeprefix(f"s3://{names.bucket}/"), hashlib.sha256(archive.content).hexdigest()
+    upload.upload(aws, names, [upload.File(path, key, len(archive.content), digest)])

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from deploy import bucket, denoiser_data, image, package, scaling, upload, weights
 from deploy.aws import Aws
+from deploy.definitions import Artifacts
 from deploy.endpoint import Endpoint, check_role
 from deploy.errors import ConfigError
 from deploy.names import Names
@@ -39,13 +39,16 @@ class Stack:
         """Address of the custom image: the same in all of a run, whatever becomes of its sources meanwhile."""
         return image.address(self.names)
 
-    def image(self, service: ServiceName) -> str:
-        """Address of the endpoint's image."""
-        return self.names.stock_image if self.is_stock(service) else self.custom_image
+    @cached_property
+    def archive(self) -> package.Archive:
+        """The handler for the stock image: the same in all of a run too."""
+        return package.build()
 
-    def data(self, service: ServiceName) -> str:
-        """Address of the endpoint's model data."""
-        return weights.uri(self.names) if service == "chat" else denoiser_data.uri(self.names)
+    def artifacts(self, service: ServiceName, data: str) -> Artifacts:
+        """Addresses of what the endpoint runs, with the model data at `data`."""
+        image = self.names.stock_image if self.is_stock(service) else self.custom_image
+        packaged = service == "chat" and self.settings.chat.packaged
+        return Artifacts(image, data, package.uri(self.names, self.archive) if packaged else "")
 
     def prepare_weights(self) -> None:
         """Download and convert what is not here yet."""
@@ -62,7 +65,7 @@ class Stack:
         send = {"chat": weights.send, "denoiser": denoiser_data.send}
         data = {service: send[service](self.aws, self.names) for service in services}
         if "chat" in data and self.settings.chat.packaged:
-            package.send(self.aws, self.names, package.build(self.package_path()), data["chat"])
+            package.send(self.aws, self.names, self.archive)
         return data
 
     def ensure_image(self) -> None:
@@ -70,10 +73,6 @@ class Stack:
         if not image.is_pushed(self.aws, self.names, self.custom_image):
             image.build(self.aws, self.names, self.custom_image)
         image.push(self.aws, self.names, self.custom_image)
-
-    def package_path(self) -> Path:
-        """Where the archive is kept that is sent."""
-        return self.settings.weights.cache_dir.expanduser() / "package" / "model.tar.gz"
 
     def up(self) -> dict[str, Any]:
         """All of it; what became of each endpoint."""
@@ -85,9 +84,10 @@ class Stack:
         data = self.send_data(services)
         if not all(self.is_stock(service) for service in services):
             self.ensure_image()
-        made = {name: self.endpoint(name).ensure(self.image(name), data[name]) for name in services}
+        artifacts = {service: self.artifacts(service, data[service]) for service in services}
+        made = {service: self.endpoint(service).ensure(artifacts[service]) for service in services}
         for service in services:
-            self.finish(service, *self.endpoint(service).definition(self.image(service), data[service]))
+            self.finish(service, *self.endpoint(service).definition(artifacts[service]))
         return {self.names.endpoint(service): what for service, what in made.items()}
 
     def finish(self, service: ServiceName, config: str, model: str) -> None:
@@ -95,15 +95,15 @@ class Stack:
         self.endpoint(service).finish_update(config, model)
         scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
 
-    def require_artifacts(self, service: ServiceName) -> tuple[str, str]:
-        """Image and model data of an endpoint. Raises ConfigError naming the command that brings what is missing."""
-        address, data = self.image(service), self.data(service)
-        needed = [data + (weights.MARK if service == "chat" else denoiser_data.MARK)]
-        if service == "chat" and self.settings.chat.packaged:
-            needed.append(package.uri(self.names, data))
-        for uri in [] if self.aws.offline else needed:
+    def require_artifacts(self, service: ServiceName) -> Artifacts:
+        """Of one endpoint. Raises ConfigError naming the command that brings what is missing."""
+        source = weights if service == "chat" else denoiser_data
+        found = self.artifacts(service, source.uri(self.names))
+        if self.aws.offline:
+            return found
+        for uri in filter(None, [found.data + source.MARK, found.package]):
             if not upload.is_there(self.aws, uri):
                 raise ConfigError(f"{uri} is not there; run: python -m deploy weights upload {service}")
-        if not self.aws.offline and not self.is_stock(service) and not image.is_pushed(self.aws, self.names, address):
-            raise ConfigError(f"{address} is not pushed; run: python -m deploy image build, image push")
-        return address, data
+        if not self.is_stock(service) and not image.is_pushed(self.aws, self.names, found.image):
+            raise ConfigError(f"{found.image} is not pushed; run: python -m deploy image build, image push")
+        return found

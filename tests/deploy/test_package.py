@@ -1,5 +1,7 @@
 """model.tar.gz for the stock DJL image."""
 
+import functools
+import gzip
 import shutil
 import tarfile
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import package
-from tests.deploy.conftest import Account
+from tests.deploy.conftest import Account, push_image
 
 
 def test_the_package_holds_code_only(account: Account, tmp_path: Path) -> None:
@@ -61,12 +63,45 @@ def test_up_brings_the_package_to_where_the_model_looks_for_it(account: Account,
     assert key in [entry["parameters"].get("Key") for entry in dry.json]
 
 
-def test_a_changed_handler_gets_a_package_and_a_model_of_its_own(
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the handler's sources, to be edited."""
+    copy = shutil.copytree(package.SERVING, tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(package, "SERVING", copy)
+    return copy
+
+
+def test_a_handler_edited_during_a_run_changes_no_address_of_it(
+    account: Account, serving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        push_image(account, "v2")
+        (serving / "model.py").write_text("# edited while Docker builds")
+
+    monkeypatch.setattr("deploy.journal._run", build)
+    packaged = {**PACKAGED, "denoiser__enabled": "true", "image__tag": "v2"}
+    done = account.deploy("up", weights__cache_dir=str(tmp_path), **packaged)
+    assert done.code == 0, done.err
+    requests = [call[2]["PrimaryContainer"] for call in account.calls if call[1] == "CreateModel"]
+    bucket, _, key = requests[0]["ModelDataUrl"].removeprefix("s3://").partition("/")
+    assert account.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
+
+
+def test_another_compression_of_the_same_handler_is_not_sent(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = {"weights__cache_dir": str(tmp_path), **PACKAGED}
+    assert account.deploy("weights", "upload", **settings).code == 0
+    account.calls.clear()
+    monkeypatch.setattr("gzip.compress", functools.partial(gzip.compress, compresslevel=1))
+    assert account.deploy("weights", "upload", **settings).code == 0
+    assert "PutObject" not in {call[1] for call in account.calls}
+
+
+def test_a_changed_handler_gets_a_package_and_a_model_of_its_own(
+    account: Account, serving: Path, tmp_path: Path
+) -> None:
     """What runs keeps the package it started with, until the endpoint is replaced."""
-    serving = shutil.copytree(package.SERVING, tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(package, "SERVING", serving)
     for what in ("created", "unchanged", "updated"):
         done = account.deploy("up", "--json", weights__cache_dir=str(tmp_path), **PACKAGED)
         assert done.json["djl-container-chat"] == what
