@@ -36,10 +36,13 @@ class FilePart:
     length: int
 
     def read(self) -> bytes:
-        """Its bytes."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.length)
+        """Its bytes. Raises ConfigError where they cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.length)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}; a file has to stay until it is sent") from None
 
     def describe(self) -> dict[str, object]:
         """What stands for it in printed requests."""

@@ -212,17 +212,19 @@ def read_settings(file: Path | None, flags: list[str], **given: str | None) -> S
     Raises ConfigError naming the setting, its value and what is allowed.
     """
     path = file or DEFAULT_FILE
-    if file and not file.is_file():
-        raise ConfigError(f"--config {file}: no such file; write one (see README) or leave the option out")
     _refuse_capitals()
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
     try:
+        if file and not file.is_file():
+            raise ConfigError(f"--config {file}: no such file; write one (see README) or leave the option out")
         return FromFile(**_nested(flags, {key: value for key, value in given.items() if value}))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; change that, or name another file") from None
     except SettingsError as error:
         raise ConfigError(f"{error}; a whole table is JSON: {PREFIX}CHAT='{{\"enabled\": false}}'") from None
     except ValidationError as error:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,8 @@ class File:
 def walk(folder: Path) -> list[Path]:
     """The files of a folder, through links, hidden ones left out. Raises ConfigError for what cannot be sent."""
     try:
-        return list(_walk(folder, {folder.resolve()}))
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; nothing was sent") from None
+        with _reading(folder):
+            return list(_walk(folder, {folder.resolve()}))
     except UnicodeEncodeError as error:
         raise ConfigError(f"{error.object!r} is no name in UTF-8, as a key has to be; rename it") from None
 
@@ -57,8 +57,8 @@ def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
 
 
 def checksums(paths: Mapping[str, Path]) -> list[File]:
-    """The files by the keys they get, read once for their checksums."""
-    sizes = {key: path.stat().st_size for key, path in paths.items()}
+    """The files by the keys they get, read once for their checksums. Raises ConfigError for one that cannot be read."""
+    sizes = {key: _size(path) for key, path in paths.items()}
     with counting("reading", sum(sizes.values())) as advance, ThreadPoolExecutor(4) as pool:
         digests = pool.map(lambda path: _sha256(path, advance), paths.values())
         return [File(path, key, sizes[key], digest) for (key, path), digest in zip(paths.items(), digests, strict=True)]
@@ -211,13 +211,24 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
+def _size(path: Path) -> int:
+    with _reading(path):
+        return path.stat().st_size
+
+
 def _sha256(path: Path, advance: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(8 * 2**20):
-                digest.update(block)
-                advance(len(block))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; nothing was sent") from None
+    with _reading(path), path.open("rb") as file:
+        while block := file.read(8 * 2**20):
+            digest.update(block)
+            advance(len(block))
     return digest.hexdigest()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Where something of `path` is read before anything is sent: raises ConfigError when that fails."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: {error.strerror}; nothing was sent") from None

@@ -78,7 +78,7 @@ def test_a_variable_that_would_lose_capitals_is_refused(
     assert said in str(caught.value)
 
 
-def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_no_toml_or_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_settings(tmp_path / "missing.toml", [])
     wrong = tmp_path / "wrong.toml"
@@ -88,6 +88,8 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
     wrong.write_bytes(b'name = "\xff"')
     with pytest.raises(ConfigError, match=r"wrong\.toml: not TOML"):
         read_settings(wrong, [])
+    with pytest.raises(ConfigError, match="/proc/self/mem cannot be read: Input/output error"):
+        read_settings(Path("/proc/self/mem"), [])  # which root cannot read either
 
 
 @pytest.mark.parametrize("variable", ["DEPLOY_CHAT", "DEPLOY_TAGS"])

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.aws import FilePart
+from deploy.errors import ConfigError
+from deploy.upload import checksums
 from tests.deploy.conftest import Account, things
 from tests.deploy.iam import refused
 from tests.deploy.stand_in import Failure, StandIn
@@ -240,6 +243,13 @@ def test_a_folder_with_something_that_cannot_be_sent_is_not_sent(
         assert done.code == 2
         assert f"{folder / 'odd'} is " in done.err
     assert "PutObject" not in account.aws.counts
+
+
+def test_a_file_that_is_gone_by_then_is_said(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for read in (FilePart(gone, 0, 1).read, lambda: checksums({"gone": gone})):
+        with pytest.raises(ConfigError, match=f"{gone}: No such file"):
+            read()
 
 
 def test_a_name_that_is_not_utf_8_is_said(account: Account, encoder: Path, tmp_path: Path) -> None:
