@@ -169,8 +169,8 @@ class Settings(BaseSettings):
     tags: dict[str, str] = Field({}, max_length=9)
     """An object in S3 has ten at most, and one is the project's."""
     poll_seconds: float = Field(15.0, gt=0)
-    wait_seconds: float = Field(3600.0, gt=0)
-    """Longest wait for an endpoint."""
+    wait_seconds: float = Field(7200.0, gt=0)
+    """Longest wait for an endpoint: more than SageMaker gives an update by default."""
     attempts: int = Field(8, ge=1)
     """Tries of one request when AWS throttles or the network fails."""
     weights: Weights = Weights()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.aws import FilePart
+from deploy.settings import Settings
 from tests.deploy.conftest import Account, Call, MakeAccount, Outcome, print_log, push_image, things
 from tests.deploy.iam import allows, asked_by_endpoint, asked_for, deployer_policy, refused
 from tests.deploy.stand_in import Failure
@@ -197,6 +198,8 @@ def test_update_replaces_and_removes_what_was_before(life: Life) -> None:
     alarms = request["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
     assert alarms == [{"AlarmName": "djl-container-chat-5xx"}]
     assert request["RetainAllVariantProperties"] is True
+    limit = request["DeploymentConfig"]["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"]
+    assert limit < Settings().wait_seconds
 
 
 def test_operators_commands(life: Life) -> None:
