@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from deploy import bucket, definitions, image, scaling
+from deploy import bucket, definitions, image, scaling, upload
 from deploy.aws import Aws
 from deploy.endpoint import Endpoint
 from deploy.errors import ConfigError
@@ -95,8 +95,8 @@ class Storage:
     def delete(self) -> None:
         """Remove it."""
         bucket.delete_objects(self.aws, self.names, self.keys)
-        for upload in self.uploads:
-            self.aws.change("s3", "AbortMultipartUpload", **upload)
+        for unfinished in self.uploads:
+            upload.abort(self.aws, unfinished)
         if self.bucket:
             bucket.delete(self.aws, self.names, self.keys)
         if self.repository:

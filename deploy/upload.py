@@ -98,6 +98,15 @@ def upload_marked(aws: Aws, names: Names, files: Sequence[File], mark: str) -> N
     upload(aws, names, [file for file in files if file.key.endswith(f"/{mark}")])
 
 
+def abort(aws: Aws, upload: Mapping[str, str]) -> None:
+    """Give an unfinished upload up, unless another run has done so or completed it."""
+    try:
+        aws.change("s3", "AbortMultipartUpload", **upload)
+    except ClientError as error:
+        if not _is_gone(error):
+            raise
+
+
 def is_there(aws: Aws, uri: str) -> bool:
     """Whether there is an object at `s3://bucket/key`."""
     place, _, key = uri.removeprefix("s3://").partition("/")
@@ -143,21 +152,26 @@ class _Multipart:
         )
 
     def _resume(self) -> str | None:
-        """The upload an earlier run left, or another one began, if all parts it has are of this very content."""
+        """The upload that another run left, or is sending, if it has parts and all are of this very content.
+
+        Without parts it may be of any content, or one that another run has just begun: it is left alone.
+        """
         found = None
-        listing = {"Bucket": self._place["Bucket"], "Prefix": self._file.key}
-        for left in self._aws.pages("s3", "ListMultipartUploads", "Uploads", **listing):
-            if left["Key"] != self._file.key:
-                continue
-            upload = {**self._place, "UploadId": left["UploadId"]}
+        for upload in self._unfinished():
             parts = {part["PartNumber"]: part for part in self._aws.pages("s3", "ListParts", "Parts", **upload)}
-            if found is None and all(self._is_part(part) for part in parts.values()):
-                found, self._there = left["UploadId"], parts
-            else:
-                self._aws.change("s3", "AbortMultipartUpload", **upload)
+            if parts and found is None and all(self._is_part(part) for part in parts.values()):
+                found, self._there = upload["UploadId"], parts
+            elif parts:
+                abort(self._aws, upload)
         if found:
             say(f"{self._file.path.name}: going on after {len(self._there)} of {self.count} parts")
         return found
+
+    def _unfinished(self) -> list[dict[str, str]]:
+        """Uploads of this key, by whatever run."""
+        listing = {"Bucket": self._place["Bucket"], "Prefix": self._file.key}
+        found = self._aws.pages("s3", "ListMultipartUploads", "Uploads", **listing)
+        return [{**self._place, "UploadId": left["UploadId"]} for left in found if left["Key"] == self._file.key]
 
     def _is_part(self, part: Mapping[str, Any]) -> bool:
         body = self._body(part["PartNumber"])
@@ -183,14 +197,16 @@ class _Multipart:
         return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": digest}
 
     def complete(self, parts: list[Future[dict[str, Any]]]) -> None:
-        """Wait for all parts and make them one object, unless another run has done so."""
+        """Wait for all parts and make them one object, unless another run has done so; give up all other uploads."""
         try:
             done = {"Parts": [part.result() for part in parts]}
             self._aws.change("s3", "CompleteMultipartUpload", **self._place, UploadId=self._id, MultipartUpload=done)
         except ClientError as error:
-            gone = error.response["Error"]["Code"] == "NoSuchUpload"
-            if not (gone and _is_there(self._aws, self._place["Bucket"], self._file)):
+            if not (_is_gone(error) and _is_there(self._aws, self._place["Bucket"], self._file)):
                 raise
+        for upload in self._unfinished():
+            if upload["UploadId"] != self._id:  # which is still listed in a dry run
+                abort(self._aws, upload)
 
 
 def _object(names: Names, file: File) -> dict[str, Any]:
@@ -205,6 +221,10 @@ def _object(names: Names, file: File) -> dict[str, Any]:
 def _is_there(aws: Aws, bucket: str, file: File) -> bool:
     head = aws.read("s3", "HeadObject", Bucket=bucket, Key=file.key)
     return bool(head and head["ContentLength"] == file.size and head["Metadata"].get("sha256") == file.sha256)
+
+
+def _is_gone(error: ClientError) -> bool:
+    return bool(error.response["Error"]["Code"] == "NoSuchUpload")
 
 
 def _base64(data: bytes) -> str:

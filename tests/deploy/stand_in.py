@@ -44,6 +44,7 @@ S3_OPERATIONS = {  # method, kind of resource, first parameter of the query
     ("PUT", "object", "partNumber"): "UploadPart",
     ("PUT", "object", "uploadId"): "UploadPart",
     ("POST", "object", "uploadId"): "CompleteMultipartUpload",
+    ("DELETE", "object", "uploadId"): "AbortMultipartUpload",
 }
 
 

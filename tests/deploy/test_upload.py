@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,19 +186,44 @@ def test_what_an_earlier_run_left_of_other_content_is_thrown_away(account: Accou
     assert body == (weights / "model-0.safetensors").read_bytes()
 
 
-def test_an_upload_that_another_run_began_is_gone_on_with(account: Account, weights: Path) -> None:
-    """It has no parts yet; and that other run may be the one that completes it."""
-    settings = {"weights__model": str(weights)}
-    assert account.deploy("weights", "upload", **settings).code == 0
-    begun = next(call[2] for call in account.calls if call[1] == "CreateMultipartUpload")
-    account.client("s3").delete_object(Bucket=begun["Bucket"], Key=begun["Key"])
-    account.client("s3").create_multipart_upload(**begun)
+@pytest.fixture
+def begun(account: Account, weights: Path) -> dict[str, Any]:
+    """The request by which the upload of a shard begins; the bucket holds all but that shard."""
+    assert account.deploy("weights", "upload", weights__model=str(weights)).code == 0
+    request = next(call[2] for call in account.calls if call[1] == "CreateMultipartUpload")
+    account.client("s3").delete_object(Bucket=request["Bucket"], Key=request["Key"])
     account.calls.clear()
+    return request
+
+
+def test_an_upload_that_another_run_is_sending_is_gone_on_with(
+    account: Account, weights: Path, begun: dict[str, Any]
+) -> None:
+    """That other run may be the one that completes it."""
+    s3, name = account.client("s3"), begun["Key"].rpartition("/")[2]
+    sent = {"UploadId": s3.create_multipart_upload(**begun)["UploadId"], "PartNumber": 1}
+    body = (weights / name).read_bytes()[:PART]
+    s3.upload_part(Bucket=begun["Bucket"], Key=begun["Key"], **sent, Body=body, ChecksumAlgorithm="SHA256")
     account.aws.failures["CompleteMultipartUpload"] = Failure("NoSuchUpload", status=404, late=True)
-    done = account.deploy("weights", "upload", **settings)
+    done = account.deploy("weights", "upload", weights__model=str(weights))
     assert done.code == 0, done.err
     assert not {"CreateMultipartUpload", "AbortMultipartUpload"} & {call[1] for call in account.calls}
     assert_same(account, weights)
+
+
+def test_an_upload_without_parts_stays_until_the_object_is_whole(
+    account: Account, weights: Path, begun: dict[str, Any]
+) -> None:
+    """It may be of other content, or another run's; which may end it first."""
+    account.client("s3").create_multipart_upload(**begun | {"Metadata": {"sha256": "other"}})
+    account.aws.failures["AbortMultipartUpload"] = Failure("NoSuchUpload", status=404, late=True)
+    settings = {"weights__model": str(weights)}
+    done = account.deploy("weights", "upload", **settings)
+    assert done.code == 0, done.err
+    steps = [call[1] for call in account.calls]
+    assert steps.index("CompleteMultipartUpload") < steps.index("AbortMultipartUpload")
+    assert unfinished(account) == []
+    assert "all 2 files are there" in account.deploy("weights", "upload", **settings).err
 
 
 def test_damage_on_the_way_is_noticed(account: Account, weights: Path) -> None:
@@ -266,6 +292,7 @@ def test_down_aborts_unfinished_uploads_in_a_named_bucket(account: Account) -> N
     s3.create_bucket(Bucket="team")
     theirs = s3.create_multipart_upload(Bucket="team", Key="notes")["UploadId"]
     s3.create_multipart_upload(Bucket="team", Key="djl-container/weights/a/model.safetensors")
+    account.aws.failures["AbortMultipartUpload"] = Failure("NoSuchUpload", status=404, late=True)  # as by another run
     done = account.deploy("down", "--yes")
     assert done.code == 0, done.err
     assert "1 unfinished uploads under s3://team/djl-container/" in done.out
