@@ -5,8 +5,9 @@ has taken the new one over.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from deploy import definitions, logs, scaling
@@ -141,26 +142,25 @@ class Endpoint:
         """Wait until it serves with that configuration. Raises EndpointFailed with the reason and the last log lines,
         after removing the definition that an update could not bring up."""
         if self.aws.journal.dry_run:
-            return {}
+            return self.describe() or {}
         found = self.settle()
         if found is None:
             raise EndpointFailed(f"{self.name} is gone: somebody deleted it")
         status, reason = found["EndpointStatus"], found.get("FailureReason", "SageMaker gives no reason")
         if status != "InService":
             raise EndpointFailed(f"{self.name} is {status}: {reason}", self.log())
-        if found["EndpointConfigName"] != config:
-            self.remove_unused(found["EndpointConfigName"], self._model_of(found["EndpointConfigName"]))
+        if (serving := found["EndpointConfigName"]) != config:
+            self.remove_unused(serving, self._model_of(serving), found["LastModifiedTime"])
             raise EndpointFailed(
-                f"the update of {self.name} failed and was rolled back; it serves as before with "
-                f"{found['EndpointConfigName']}: {reason}",
+                f"the update of {self.name} failed and was rolled back; it serves as before with {serving}: {reason}",
                 self.log(),
             )
         return found
 
     def finish_update(self, config: str, model: str) -> None:
-        """Wait until it serves that definition, then remove every other one of the project."""
-        self.wait(config)
-        self.remove_unused(config, model)
+        """Wait until it serves that definition, then remove every other one that it may have been told to run."""
+        found = self.wait(config)
+        self.remove_unused(config, model, found.get("LastModifiedTime"))
 
     def definition(self, artifacts: Artifacts) -> tuple[str, str]:
         """Names of the configuration and the model that the settings make."""
@@ -168,8 +168,12 @@ class Endpoint:
         return str(definitions.endpoint_config(self.names, self.service, model)["EndpointConfigName"]), model
 
     def asked_for(self) -> tuple[str, str]:
-        """Names of the configuration and the model that it was last told to run, by whatever settings."""
-        config = (self.configs() or [self.require()["EndpointConfigName"]])[0]
+        """Names of the configuration and the model that it was last told to run, by whatever settings.
+
+        It was not told of a configuration newer than its own last change: SageMaker refused that, or a run prepares it.
+        """
+        found = self.require()
+        config = (self.configs(found["LastModifiedTime"]) or [found["EndpointConfigName"]])[0]
         return config, self._model_of(config)
 
     def _model_of(self, config: str) -> str:
@@ -180,25 +184,32 @@ class Endpoint:
         """The end of what its containers printed."""
         return logs.last_lines(self.aws, self.names.log_group(self.service), LOG_LINES)
 
-    def configs(self) -> list[str]:
-        """Names of the project's configurations for this endpoint, the newest first."""
+    def configs(self, until: datetime | None = None) -> list[str]:
+        """Names of the project's configurations for this endpoint, newest first; with a time, only those until then."""
         order = {"SortBy": "CreationTime", "SortOrder": "Descending", "NameContains": f"{self.name}-"}
         found = self.aws.pages("sagemaker", "ListEndpointConfigs", "EndpointConfigs", **order)
-        return self._mine(found, "EndpointConfig")
+        return self._mine(found, "EndpointConfig", until)
 
-    def models(self) -> list[str]:
-        """Names of the project's models for this endpoint."""
-        return self._mine(self.aws.pages("sagemaker", "ListModels", "Models", NameContains=f"{self.name}-"), "Model")
+    def models(self, until: datetime | None = None) -> list[str]:
+        """Names of the project's models for this endpoint; with a time, only those until then."""
+        found = self.aws.pages("sagemaker", "ListModels", "Models", NameContains=f"{self.name}-")
+        return self._mine(found, "Model", until)
 
-    def _mine(self, found: Any, kind: str) -> list[str]:
+    def _mine(self, found: Iterable[dict[str, Any]], kind: str, until: datetime | None) -> list[str]:
         named = [item for item in found if item[f"{kind}Name"].startswith(f"{self.name}-")]
-        return [item[f"{kind}Name"] for item in named if self._owns(item[f"{kind}Arn"])]
+        made = [item for item in named if until is None or item["CreationTime"] <= until]
+        return [item[f"{kind}Name"] for item in made if self._owns(item[f"{kind}Arn"])]
 
-    def remove_unused(self, config: str, model: str) -> None:
-        """Delete every configuration and model of the project for this endpoint but these."""
-        for name in set(self.configs()) - {config}:
+    def remove_unused(self, config: str, model: str, until: datetime | None = None) -> None:
+        """Delete every configuration and model of the project for this endpoint but these.
+
+        With a time, what was made since stays, and the models that it names.
+        """
+        unused = set(self.configs(until)) - {config}
+        for name in unused:
             self.aws.change("sagemaker", "DeleteEndpointConfig", EndpointConfigName=name)
-        for name in set(self.models()) - {model}:
+        used = {self._model_of(name) for name in set(self.configs()) - unused - {config}}
+        for name in set(self.models(until)) - used - {model}:
             self.aws.change("sagemaker", "DeleteModel", ModelName=name)
 
     def set_count(self, count: int) -> None:

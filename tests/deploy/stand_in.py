@@ -13,6 +13,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class StandIn:
     """Requests by operation."""
     configs: dict[str, str] = field(default_factory=dict)
     """Configuration of each updated endpoint."""
+    changed: dict[str, float] = field(default_factory=dict)
+    """When each endpoint was last updated or scaled."""
 
     def reset(self) -> None:
         """Forget everything, in moto too."""
@@ -282,6 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _own_UpdateEndpoint(self, request: dict[str, Any]) -> None:  # noqa: N802
         check("sagemaker", "UpdateEndpoint", request, "input")
+        self.stand_in.changed[request["EndpointName"]] = time.time()
         if self.stand_in.failing_updates:
             self.stand_in.states = ["Updating", "RollingBack"]
         else:
@@ -289,6 +293,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.stand_in.configs[request["EndpointName"]] = request["EndpointConfigName"]
         arn = f"arn:aws:sagemaker:us-east-1:123456789012:endpoint/{request['EndpointName']}"
         self._reply("sagemaker", "UpdateEndpoint", {"EndpointArn": arn})
+
+    def _own_UpdateEndpointWeightsAndCapacities(self, request: dict[str, Any]) -> None:  # noqa: N802
+        self.stand_in.changed[request["EndpointName"]] = time.time()
+        self._pass_on(json.dumps(request).encode())
 
     def _own_DescribeEndpoint(self, request: dict[str, Any]) -> None:  # noqa: N802
         answer = self._forward(json.dumps(request).encode())
@@ -298,6 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply = answer.json()
         reply.pop("DataCaptureConfig", None)  # moto's is empty, which is no reply of AWS
         reply["EndpointConfigName"] = self.stand_in.configs.get(reply["EndpointName"], reply["EndpointConfigName"])
+        reply["LastModifiedTime"] = self.stand_in.changed.get(reply["EndpointName"], reply["LastModifiedTime"])
         if self.stand_in.states:
             stays = self.stand_in.states == ["Failed"]
             reply["EndpointStatus"] = self.stand_in.states[0] if stays else self.stand_in.states.pop(0)
@@ -307,6 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _own_DeleteEndpoint(self, request: dict[str, Any]) -> None:  # noqa: N802
         self.stand_in.configs.pop(request["EndpointName"], None)
+        self.stand_in.changed.pop(request["EndpointName"], None)
         self.stand_in.states = []
         self._pass_on(json.dumps(request).encode())
 

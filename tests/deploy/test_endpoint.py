@@ -87,6 +87,22 @@ def test_wait_finishes_what_was_left_to_it(denoiser: Account) -> None:
     assert things(denoiser) == {**before, "targets": ["endpoint/djl-container-denoiser/variant/AllTraffic"]}
 
 
+def test_wait_passes_over_a_definition_that_the_endpoint_was_not_told_of(denoiser: Account) -> None:
+    """SageMaker refused the update; it could as well be another run's that is not that far yet."""
+    before = things(denoiser)
+    push_image(denoiser, "v2")
+    denoiser.aws.failures["UpdateEndpoint"] = Failure("ValidationException", "not now")
+    assert denoiser.deploy("endpoint", "update", "denoiser", image__tag="v2").code == 1
+    prepared = things(denoiser)
+    assert [len(prepared[kind]) for kind in ("configs", "models")] == [2, 2]
+    done = denoiser.deploy("endpoint", "wait", "denoiser")
+    assert done.code == 0, done.err
+    assert things(denoiser) == prepared
+    assert denoiser.deploy("endpoint", "update", "denoiser", image__tag="v2").code == 0
+    for kind in ("configs", "models"):
+        assert set(things(denoiser)[kind]) == set(prepared[kind]) - set(before[kind])
+
+
 def test_waiting_ends_at_the_limit(ready: Account) -> None:
     ready.aws.states = ["Creating"] * 1000
     done = ready.deploy("endpoint", "create", "denoiser", wait_seconds="0.05")
