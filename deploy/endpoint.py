@@ -88,13 +88,15 @@ class Endpoint:
             self.delete()
             found = None
         config = self._ensure_config(artifacts, found["EndpointConfigName"] if found else "")
-        self._ensure_alarm()
         if found is None:
+            if self._has_alarm():  # of an endpoint that is gone; `is_finished` goes by this one's own
+                self.aws.change("cloudwatch", "DeleteAlarms", AlarmNames=[self.names.alarm(self.service)])
             creation = definitions.endpoint(self.names, self.service, config)
             self.aws.change("sagemaker", "CreateEndpoint", **creation)
             return "created"
         if found["EndpointConfigName"] == config:
             return "unchanged"
+        self.ensure_alarm()
         self.aws.change("sagemaker", "UpdateEndpoint", **definitions.update(self.names, self.service, config))
         return "updated"
 
@@ -112,11 +114,14 @@ class Endpoint:
         self.aws.change("sagemaker", "CreateEndpointConfig", **config)
         return name
 
-    def _ensure_alarm(self) -> None:
-        wanted = definitions.alarm(self.names, self.service)
-        found = self.aws.read("cloudwatch", "DescribeAlarms", AlarmNames=[wanted["AlarmName"]])
-        if not (found and found["MetricAlarms"]):
-            self.aws.change("cloudwatch", "PutMetricAlarm", **wanted)
+    def ensure_alarm(self) -> None:
+        """Make the alarm that rolls an update back: before an update, or as the last step of a creation."""
+        if not self._has_alarm():
+            self.aws.change("cloudwatch", "PutMetricAlarm", **definitions.alarm(self.names, self.service))
+
+    def _has_alarm(self) -> bool:
+        found = self.aws.read("cloudwatch", "DescribeAlarms", AlarmNames=[self.names.alarm(self.service)])
+        return bool(found and found["MetricAlarms"])
 
     def settle(self) -> dict[str, Any] | None:
         """Wait until SageMaker is done with it; None when it is gone. Raises TimeLimit."""
@@ -175,6 +180,11 @@ class Endpoint:
         found = self.require()
         config = (self.configs(found["LastModifiedTime"]) or [found["EndpointConfigName"]])[0]
         return config, self._model_of(config)
+
+    def is_finished(self, config: str) -> bool:
+        """Whether no step is left of its creation, or of an update to that configuration."""
+        others = set(self.configs(self.require()["LastModifiedTime"])) - {config}
+        return not others and self._has_alarm()
 
     def _model_of(self, config: str) -> str:
         found = self.aws.ask("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)

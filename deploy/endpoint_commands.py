@@ -40,7 +40,7 @@ def update(stack: Stack, service: Which, no_wait: NoWait = False) -> Result:
 def _ensure(stack: Stack, service: ServiceName, no_wait: bool) -> Result:
     artifacts = stack.require_artifacts(service)
     what = stack.endpoint(service).ensure(artifacts)
-    if not no_wait:
+    if what == "unchanged" or not no_wait:  # nothing to wait for, then
         stack.finish(service, *stack.endpoint(service).definition(artifacts))
     return {stack.names.endpoint(service): what}
 
@@ -61,10 +61,13 @@ def status(stack: Stack, service: Which) -> Result:
 
 @command(app)
 def wait(stack: Stack, service: Which) -> Result:
-    """Finish a `create` or `update` that did not wait: the endpoint serves, autoscaling is as the settings say."""
+    """Wait until the endpoint serves; finish a `create` or `update` that did not wait, autoscaling included."""
     endpoint = stack.endpoint(service)
-    endpoint.require()
-    stack.finish(service, *endpoint.asked_for())
+    config, model = endpoint.asked_for()
+    if endpoint.is_finished(config):
+        endpoint.wait(config)
+    else:
+        stack.finish(service, config, model)
     return {"endpoint": endpoint.name, "status": endpoint.require()["EndpointStatus"]}
 
 

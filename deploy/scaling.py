@@ -5,6 +5,7 @@ from typing import Any
 from deploy import definitions
 from deploy.aws import Aws
 from deploy.names import Names
+from deploy.progress import say
 from deploy.settings import Autoscaling, ServiceName
 
 SCALING = "application-autoscaling"
@@ -19,20 +20,23 @@ def target(aws: Aws, names: Names, service: ServiceName) -> dict[str, Any] | Non
 
 def ensure(aws: Aws, names: Names, service: ServiceName, scaling: Autoscaling | None) -> None:
     """Bring autoscaling to its definition; with None, take the endpoint out of it."""
-    found = target(aws, names, service)
+    found, name = target(aws, names, service), names.endpoint(service)
     if scaling is None:
         if found:
             aws.change(SCALING, "DeregisterScalableTarget", **definitions.variant(names, service))
+            say(f"{name}: no autoscaling any more")
         return
     wanted = definitions.scalable_target(names, service, scaling)
     if found:
         del wanted["Tags"]  # which are refused where the target is there
     if not found or any(found[key] != wanted[key] for key in ("MinCapacity", "MaxCapacity")):
         aws.change(SCALING, "RegisterScalableTarget", **wanted)
+        say(f"{name}: autoscaling from {scaling.min} to {scaling.max} instances")
     policy = definitions.scaling_policy(names, service, scaling)
     key = "TargetTrackingScalingPolicyConfiguration"
     if all(there.get(key) != policy[key] for there in _policies(aws, names, service)):
         aws.change(SCALING, "PutScalingPolicy", **policy)
+        say(f"{name}: autoscaling aims at {scaling.target:g} requests under way per instance")
 
 
 def _policies(aws: Aws, names: Names, service: ServiceName) -> list[dict[str, Any]]:

@@ -94,6 +94,7 @@ class Stack:
         """Wait until the endpoint serves that definition, remove the one before, bring autoscaling to its own."""
         self.endpoint(service).finish_update(config, model)
         scaling.ensure(self.aws, self.names, service, self.settings.service(service).autoscaling)
+        self.endpoint(service).ensure_alarm()
 
     def require_artifacts(self, service: ServiceName) -> Artifacts:
         """Of one endpoint. Raises ConfigError naming the command that brings what is missing."""

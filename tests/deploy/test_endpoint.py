@@ -87,6 +87,35 @@ def test_wait_finishes_what_was_left_to_it(denoiser: Account) -> None:
     assert things(denoiser) == {**before, "targets": ["endpoint/djl-container-denoiser/variant/AllTraffic"]}
 
 
+def test_wait_leaves_what_scale_set(denoiser: Account) -> None:
+    scaled, target = {"denoiser__autoscaling": '{"max": 3}'}, ["endpoint/djl-container-denoiser/variant/AllTraffic"]
+    for option, settings, targets in (("--max", {}, target), ("--count", scaled, [])):
+        assert denoiser.deploy("endpoint", "scale", "denoiser", option, "2", **settings).code == 0
+        denoiser.aws.states = ["Updating", "InService"]
+        assert denoiser.deploy("endpoint", "wait", "denoiser", **settings).code == 0
+        assert things(denoiser)["targets"] == targets
+
+
+def test_wait_finishes_a_create_that_serves_by_then(denoiser: Account) -> None:
+    """In the place of one that somebody deleted, whose alarm is still there."""
+    denoiser.client("sagemaker").delete_endpoint(EndpointName="djl-container-denoiser")
+    scaled = {"denoiser__autoscaling": '{"max": 3}'}
+    assert denoiser.deploy("endpoint", "create", "denoiser", "--no-wait", **scaled).code == 0
+    assert things(denoiser)["targets"] == things(denoiser)["alarms"] == []
+    done = denoiser.deploy("endpoint", "wait", "denoiser", **scaled)
+    assert done.code == 0, done.err
+    assert "djl-container-denoiser: autoscaling from 1 to 3 instances" in done.err
+    assert things(denoiser)["targets"] == ["endpoint/djl-container-denoiser/variant/AllTraffic"]
+    assert things(denoiser)["alarms"] == ["djl-container-denoiser-5xx"]
+    assert refused(denoiser, denoiser.calls) == []
+
+
+def test_an_update_of_autoscaling_alone_leaves_nothing_to_wait(denoiser: Account) -> None:
+    scaled = {"denoiser__autoscaling": '{"max": 3}'}
+    assert denoiser.deploy("endpoint", "update", "denoiser", "--no-wait", **scaled).code == 0
+    assert things(denoiser)["targets"] == ["endpoint/djl-container-denoiser/variant/AllTraffic"]
+
+
 def test_wait_passes_over_a_definition_that_the_endpoint_was_not_told_of(denoiser: Account) -> None:
     """SageMaker refused the update; it could as well be another run's that is not that far yet."""
     before = things(denoiser)
@@ -254,7 +283,7 @@ def test_a_missing_quota_says_where_to_ask(ready: Account) -> None:
     done = ready.deploy("endpoint", "create", "denoiser")
     assert done.code == 1
     assert "Service Quotas" in done.err
-    assert "CreateModel, CreateEndpointConfig, PutMetricAlarm" in done.err
+    assert "CreateModel, CreateEndpointConfig; the same command" in done.err
 
 
 @pytest.mark.parametrize(

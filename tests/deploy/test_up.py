@@ -278,7 +278,7 @@ def test_up_cut_off_before_or_after_any_step_goes_on_the_next_time(account: Acco
         account.aws.failures.clear()
     done = account.deploy("up", "--json", denoiser__enabled="false", **SCALED)
     assert done.code == 0, done.err
-    assert done.json["changed"] == ("nothing" if late else "PutScalingPolicy")
+    assert done.json["changed"] == ("nothing" if late else "PutMetricAlarm")
     assert [len(things(account)[key]) for key in EMPTY] == [1, 1, 1, 1, 1, 1, 1]
     uploads = account.client("s3").list_multipart_uploads(Bucket=things(account)["buckets"][0])
     assert late or "Uploads" not in uploads  # what was cut off as it began has no parts and takes no space
