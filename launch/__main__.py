@@ -22,8 +22,8 @@ STOP_SECONDS = 30
 
 
 class Stop:
-    """Whether a signal has said so. No `threading.Event`, whose lock a handler may find held by the one it interrupts:
-    `make` passes on a signal that the launcher has had already."""
+    """Whether a signal or a lost reader has said so. No `threading.Event`, whose lock a handler may find held by the
+    one it interrupts: `make` passes on a signal that the launcher has had already."""
 
     told = False
 
@@ -38,6 +38,14 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has it ignored
                 signal.signal(number, self._hear)
+
+    def say(self, text: str) -> None:
+        """Print it. A hung-up terminal, or a pipe that nobody reads any more, says stop."""
+        try:
+            print(text, flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its end
+            self.told = True
 
     def _hear(self, *_: object) -> None:
         self.told = True
@@ -121,7 +129,7 @@ def _run(services: list[Service], stop: Stop) -> int:
             service.start()
         if not _wait_healthy(services, stop):
             return 0 if stop.told else 1
-        print(examples(services[0].port, services[1].port, os.environ), flush=True)
+        stop.say(examples(services[0].port, services[1].port, os.environ))
         while not stop.wait(0.5):
             for service in services:
                 if not service.running():
@@ -129,17 +137,17 @@ def _run(services: list[Service], stop: Stop) -> int:
                     return 1
         return 0
     finally:
-        print("stopping; requests in flight finish first", flush=True)
         stoppers = [threading.Thread(target=service.stop) for service in services]
         for stopper in stoppers:
             stopper.start()
+        stop.say("stopping; requests in flight finish first")
         for stopper in stoppers:
             stopper.join()
 
 
 def _wait_healthy(services: list[Service], stop: Stop) -> bool:
     started, waiting = time.monotonic(), list(services)
-    print(f"starting {' and '.join(service.name for service in services)}; logs are in {LOGS}/", flush=True)
+    stop.say(f"starting {' and '.join(service.name for service in services)}; logs are in {LOGS}/")
     while waiting and not stop.wait(0.3):
         for service in list(waiting):
             if not service.running() or time.monotonic() - started > START_SECONDS:
@@ -147,10 +155,7 @@ def _wait_healthy(services: list[Service], stop: Stop) -> bool:
                 return False
             if service.healthy():
                 waiting.remove(service)
-                print(
-                    f"{service.name} answers on port {service.port} after {time.monotonic() - started:.0f} s",
-                    flush=True,
-                )
+                stop.say(f"{service.name} answers on port {service.port} after {time.monotonic() - started:.0f} s")
     return not waiting
 
 

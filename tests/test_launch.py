@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -35,13 +36,13 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
         process.communicate(timeout=60)
 
 
-def read_until(process: Launch, last: str) -> str:
+def read_until(process: subprocess.Popen[Any], printed: IO[str] | None, last: str) -> str:
     """What it prints up to the line `last`; kills it after 4 minutes, so that this ends."""
     alarm = threading.Timer(240, process.kill)
     alarm.start()
-    assert process.stdout is not None
+    assert printed is not None
     lines = []
-    for line in process.stdout:
+    for line in printed:
         lines.append(line)
         if last in line:
             break
@@ -50,7 +51,7 @@ def read_until(process: Launch, last: str) -> str:
 
 
 def test_both_services_answer_the_printed_curl_lines_and_ctrl_c_stops_them(launch: Launch) -> None:
-    printed = read_until(launch, "Stop both")
+    printed = read_until(launch, launch.stdout, "Stop both")
     commands = re.findall(r"^  (curl .*?)\n\n", printed, re.DOTALL | re.MULTILINE)
     assert len(commands) == 2, printed
     chat, denoiser = (
@@ -73,15 +74,20 @@ def test_a_shell_s_background_where_ctrl_c_is_ignored_changes_nothing() -> None:
     subprocess.run(["/bin/sh", "-c", command], check=True)
 
 
-def test_a_closed_terminal_and_signals_in_each_other_s_way_end_both() -> None:
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_a_closed_terminal_or_pipe_and_signals_in_each_other_s_way_end_both(terminal: bool) -> None:
     ports = [free_port(), free_port()]
     command = [sys.executable, "-m", "launch", "--chat-port", str(ports[0]), "--denoiser-port", str(ports[1])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        read_until(process, "answers")
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
-            os.killpg(process.pid, number)
-        rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, rest
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    session = ["setsid", "--ctty"] if terminal else ["setsid"]  # what is closed is the terminal of the session
+    with subprocess.Popen([*session, *command], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        with os.fdopen(ours) as printed:
+            read_until(process, printed, "answers" if terminal else "starting")
+        if terminal:
+            for _ in range(2):
+                os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 0
     for port in ports:
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://localhost:{port}/ping")
