@@ -4,15 +4,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-CHAT_PORT ?= 8080
-DENOISER_PORT ?= 8000
 IMAGE ?= djl-container:latest
 SBOM ?= build/sbom.json
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 REQUIREMENTS := requirements/services.txt requirements/embedded.txt requirements/deploy.txt
-PORTS := --chat-port $(CHAT_PORT) --denoiser-port $(DENOISER_PORT)
+PORTS := $(CHAT_PORT:%=--chat-port %) $(DENOISER_PORT:%=--denoiser-port %)
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-deps
 PYTHON_WORKS := $(BIN)/python -c '' 2>/dev/null || { echo "make: the Python of $(VENV) is gone; run: make clean" >&2; exit 1; }
 # an environment has no user site

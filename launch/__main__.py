@@ -96,10 +96,12 @@ class Service:
 
 def serve(
     djl: Annotated[bool, typer.Option(help="Put chat behind DJL Serving (needs Java 17).")] = False,
-    chat_port: Annotated[int, typer.Option(help="Port of chat.")] = 8080,
-    denoiser_port: Annotated[int, typer.Option(help="Port of denoiser.")] = 8000,
+    chat_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of chat.")] = 8080,
+    denoiser_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of denoiser.")] = 8000,
 ) -> None:
     """Start chat and denoiser on this machine and wait until both answer."""
+    if chat_port == denoiser_port:
+        raise _refused(f"port {chat_port} is given to both: choose another one, make serve DENOISER_PORT=NUMBER")
     python = sys.executable
     chat = Service("chat", chat_port, [python, "-m", "chatglm2", "djl" if djl else "serve", "--port", str(chat_port)])
     denoiser = Service("denoiser", denoiser_port, [python, "-m", "denoiser", "serve", "--port", str(denoiser_port)])
@@ -173,12 +175,10 @@ def _require_free(service: Service) -> None:
             probe.bind(("127.0.0.1", service.port))
         except OSError as error:
             option = f"{service.name.upper()}_PORT"
-            print(
+            raise _refused(
                 f"port {service.port} for {service.name} is not free ({error.strerror}): stop what uses it, or choose "
-                f"another one: make serve {option}=NUMBER",
-                file=sys.stderr,
-            )
-            raise typer.Exit(1) from None
+                f"another one: make serve {option}=NUMBER"
+            ) from None
 
 
 def _require_log(service: Service) -> None:
@@ -186,8 +186,14 @@ def _require_log(service: Service) -> None:
         LOGS.mkdir(exist_ok=True)
         service.log.open("ab").close()
     except OSError as error:
-        print(f"{service.log} cannot be written ({error.strerror}): remove it, or give it to yourself", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise _refused(
+            f"{service.log} cannot be written ({error.strerror}): remove it, or give it to yourself"
+        ) from None
+
+
+def _refused(text: str) -> typer.Exit:
+    print(text, file=sys.stderr)
+    return typer.Exit(1)
 
 
 if __name__ == "__main__":

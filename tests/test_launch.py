@@ -119,3 +119,20 @@ def test_taken_port_is_said_before_anything_starts() -> None:
     assert f"port {port} for chat is not free" in done.stderr
     assert "CHAT_PORT" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [(["--chat-port", "70000"], "65535"), (["--denoiser-port", "8080"], "8080 is given to both")],
+)
+def test_ports_that_cannot_be_are_said_before_anything_starts(ports: list[str], said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "launch", *ports], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_make_passes_on_the_ports_that_are_given() -> None:
+    make = ["make", "--no-print-directory", "--dry-run", "serve", "CHAT_PORT=", "DENOISER_PORT=8001"]
+    done = subprocess.run(make, capture_output=True, text=True, check=True)
+    assert done.stdout.split("-m launch")[1].split() == ["--denoiser-port", "8001"]
