@@ -116,8 +116,8 @@ def serve(
 
 
 def _prepare(command: list[str], stop: Stop) -> bool:
-    """Whether it was done before it was told to stop."""
-    with subprocess.Popen(command) as process:
+    """Whether it was done before it was told to stop; a Ctrl-C reaches it as SIGTERM."""
+    with subprocess.Popen(command, start_new_session=True) as process:
         while process.poll() is None:
             if stop.wait(0.1):
                 process.terminate()

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import psutil
 import pytest
 
 from bench.ports import free_port
@@ -72,6 +74,19 @@ def test_a_shell_s_background_where_ctrl_c_is_ignored_changes_nothing() -> None:
     script = "import signal; from launch.__main__ import Stop; stop = Stop(); stop.listen(); signal.raise_signal(2)"
     command = f"trap '' INT; exec {shlex.quote(sys.executable)} -c {shlex.quote(script + '; assert stop.told')}"
     subprocess.run(["/bin/sh", "-c", command], check=True)
+
+
+def test_ctrl_c_while_the_models_are_prepared_ends_it_without_interrupting_python() -> None:
+    command = [sys.executable, "-m", "launch", "--chat-port", str(free_port()), "--denoiser-port", str(free_port())]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        launcher = psutil.Process(process.pid)
+        while not (preparing := [child for child in launcher.children() if "prepare" in child.cmdline()]):
+            time.sleep(0.01)
+        group = os.getpgid(preparing[0].pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert group != process.pid, "a terminal sends Ctrl-C to a process group"
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
