@@ -16,6 +16,7 @@ read_key() {
   [ -s /run/secrets/api_key ] || return 0
   API_KEY=$(cat /run/secrets/api_key 2>/dev/null) ||
     fail "the secret api_key cannot be read by user $(id -u); make its file readable: chmod 444 FILE"
+  [ -n "$API_KEY" ] || fail "the secret api_key holds no key, only line ends; write a key into its file, or name none"
   export API_KEY
 }
 
@@ -74,8 +75,15 @@ prepare() {
 [ -n "${HF_ENDPOINT:-}" ] || unset HF_ENDPOINT
 read_key
 # SageMaker always says `serve`; an endpoint of the denoiser has SERVICE=denoiser.
-case ${1:-} in
-  serve) if [ "${SERVICE:-chat}" = denoiser ]; then denoiser; else serve; fi ;;
-  denoiser | prepare) "$1" ;;
-  *) fail "unknown command '${1:-}'; there are serve (chat, port 8080), denoiser (port 8000) and prepare (fetch their models into $MODELS)" ;;
+case $* in
+  serve)
+    case ${SERVICE:-chat} in
+      chat) serve ;;
+      denoiser) denoiser ;;
+      *) fail "SERVICE is '$SERVICE'; set it to chat or denoiser" ;;
+    esac
+    ;;
+  denoiser) denoiser ;;
+  prepare) prepare ;;
+  *) fail "unknown command '$*'; there are serve (chat, port 8080), denoiser (port 8000) and prepare (fetch their models into $MODELS), all without arguments: settings are environment variables" ;;
 esac

@@ -51,6 +51,33 @@ def test_an_empty_address_of_the_hub_is_none(image: Path, address: str, passed_o
     assert ("HF_ENDPOINT" in run(image, "serve", HF_ENDPOINT=address)[2]) == passed_on
 
 
+@pytest.mark.parametrize(("service", "module"), [("", "chatglm2"), ("chat", "chatglm2"), ("denoiser", "denoiser")])
+def test_serve_is_the_service_that_is_named(image: Path, service: str, module: str) -> None:
+    assert run(image, "serve", SERVICE=service)[1].startswith(f"python -m {module} ")
+
+
+@pytest.mark.parametrize(
+    ("command", "service", "says"),
+    [
+        (["serve"], "Denoiser", "SERVICE is 'Denoiser'; set it to chat or denoiser\n"),
+        (["serve", "--port", "1"], "", "unknown command 'serve --port 1'; there are serve (chat, port 8080)"),
+        ([], "", "unknown command ''"),
+    ],
+)
+def test_what_it_does_not_know_is_refused(image: Path, command: list[str], service: str, says: str) -> None:
+    status, printed, said = run(image, *command, SERVICE=service)
+    assert (status, printed) == (1, "")
+    assert said.startswith(says)
+    assert said.count("\n") == 1
+
+
+def test_a_key_file_without_a_key_is_refused(image: Path) -> None:
+    (image / "secrets/api_key").write_text("\n")
+    status, printed, said = run(image, "serve")
+    assert (status, printed) == (1, "")
+    assert said.startswith("the secret api_key holds no key")
+
+
 def test_certificates_of_a_proxy_reach_pip_the_hub_and_s3(image: Path) -> None:
     variables = {f"{name}={image}/secrets/ca" for name in ("PIP_CERT", "SSL_CERT_FILE", "AWS_CA_BUNDLE")}
     (image / "secrets/ca").touch()
