@@ -84,6 +84,7 @@ case $* in
     esac
     ;;
   denoiser) denoiser ;;
-  prepare) prepare ;;
+  # tini makes of the status after SIGTERM a clean end, at which Compose would start what waits for the models
+  prepare) trap 'exit 1' TERM; prepare & wait $! ;;
   *) fail "unknown command '$*'; there are serve (chat, port 8080), denoiser (port 8000) and prepare (fetch their models into $MODELS), all without arguments: settings are environment variables" ;;
 esac

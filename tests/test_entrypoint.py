@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -84,3 +85,14 @@ def test_certificates_of_a_proxy_reach_pip_the_hub_and_s3(image: Path) -> None:
     assert not variables & set(run(image, "prepare")[2].splitlines())
     (image / "secrets/ca").write_text("certificates")
     assert variables <= set(run(image, "prepare")[2].splitlines())
+
+
+def test_a_prepare_that_is_stopped_has_failed(image: Path) -> None:
+    """With the status of SIGTERM, which tini turns into 0, services would start without their models."""
+    fake(image, "echo started >&2; exec sleep 1")
+    process = start(image, "prepare")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "started\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
