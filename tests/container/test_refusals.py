@@ -105,3 +105,10 @@ def test_gpu_is_reserved_by_default_and_for_chat_alone(client: docker.DockerClie
         {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     ]
     assert all(service["image"] == IMAGE for service in services.values())
+
+
+def test_another_model_is_not_asked_for_a_commit_of_chatglm2(client: docker.DockerClient) -> None:
+    done = Project(client, IMAGE, 1, 2, 3).run("config", "--format", "json", profile=None, HF_MODEL_ID="org/name")
+    environment = json.loads(done.stdout)["services"]["models"]["environment"]
+    assert environment["HF_MODEL_ID"] == "org/name"
+    assert not environment.get("HF_REVISION")
