@@ -77,6 +77,8 @@ def soak(
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=os.environ) as process:
         try:
             wait_healthy(process, url, log)
+            if kills:
+                _holder_of_the_model(process.pid)  # refused now rather than after minutes of load
             tally = asyncio.run(_run(url, process.pid, minutes * 60, clients, kills))
         except ContenderFailed as error:
             print(f"bench: {error}", file=sys.stderr)
@@ -182,8 +184,15 @@ def _processes(pid: int) -> list[psutil.Process]:
 
 
 def _holder_of_the_model(pid: int) -> psutil.Process:
+    """Raises ContenderFailed where no process of the service is one of `WORKERS`."""
     commands = [(process, _command_line(process)) for process in _processes(pid)]
-    return next(process for part in WORKERS for process, command in commands if part in command)
+    for part in WORKERS:
+        for process, command in commands:
+            if part in command:
+                return process
+    raise ContenderFailed(
+        "the model is in a process that nothing starts again, so none can be killed; give --kills 0 or --adapter djl"
+    )
 
 
 def _memory(process: psutil.Process) -> int:
