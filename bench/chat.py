@@ -19,6 +19,7 @@ from rich.table import Table
 from bench.contenders import RECIPES, Contender, ContenderFailed, HttpServer, Recipe, Setup, started
 from bench.prompts import SETS
 from bench.roofline import Roofline, device_name, roofline
+from bench.servers import address
 from bench.turns import rotated
 from chatglm2.errors import SetupError
 from chatglm2.settings import read_settings
@@ -35,7 +36,7 @@ def _known_set(name: str) -> str:
 
 Set = Annotated[str, typer.Option("--set", help=f"Prompts: {', '.join(SETS)}.", callback=_known_set)]
 Concurrent = Annotated[str, typer.Option(help="Requests at once, by commas.")]
-NewTokens = Annotated[int, typer.Option(help="Most new tokens of each answer.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Most new tokens of each answer.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; the median of each figure counts.")]
 Waves = Annotated[int, typer.Option(min=1, help="Requests in a round, as a multiple of those at once.")]
 _VLLM_PYTHON = typer.Option(exists=True, dir_okay=False, help="Python of an environment with vLLM (make install-vllm).")
@@ -62,7 +63,9 @@ class Load:
 
 
 def chat(
-    url: Annotated[str, typer.Argument(help="Address of an OpenAI-compatible server.")] = "http://localhost:8080",
+    url: Annotated[
+        str, typer.Argument(parser=address, help="Address of an OpenAI-compatible server.")
+    ] = "http://localhost:8080",
     model: Annotated[str, typer.Option(help="What the server calls its model.")] = "chatglm2",
     prompts: Set = "short",
     concurrent: Concurrent = "1,4,16,32,64",
@@ -88,7 +91,7 @@ def chat(
 
 
 def compare(
-    model: Annotated[Path, typer.Option(help="Folder of a native checkpoint.")],
+    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of a native checkpoint.")],
     vllm_python: Annotated[Path | None, _VLLM_PYTHON] = None,
     only: Only = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16, for all.")] = "bfloat16",
@@ -167,9 +170,12 @@ def _refused(error: Exception) -> typer.Exit:
 
 def _levels(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        levels = [int(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r}: give numbers by commas, such as 1,16,32") from None
+        levels = [0]
+    if min(levels) < 1:
+        raise typer.BadParameter(f"{text!r}: give numbers by commas, such as 1,16,32")
+    return levels
 
 
 def _measure(contenders: dict[str, Contender], load: Load) -> Figures:

@@ -35,8 +35,8 @@ FIRST_WITH_TEXT = 259
 
 def checkpoint(
     folder: Annotated[Path, typer.Argument(help="Where to put it; must not be there yet.")],
-    layers: Annotated[int, typer.Option(help="ChatGLM2-6B has 28: 12.5 GB.")] = 28,
-    shards: Annotated[int, typer.Option(help="Files that its weights are in.")] = 7,
+    layers: Annotated[int, typer.Option(min=1, help="ChatGLM2-6B has 28: 12.5 GB.")] = 28,
+    shards: Annotated[int, typer.Option(min=1, help="Files that its weights are in.")] = 7,
 ) -> None:
     """Write an original ChatGLM2 checkpoint of random weights, for `compare` after `python -m chatglm2 convert`."""
     if folder.exists():

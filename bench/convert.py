@@ -28,9 +28,11 @@ class Run:
 
 
 def conversion(
-    layers: Annotated[int, typer.Option(help="Layers of the made-up checkpoint; ChatGLM2-6B has 28.")] = 8,
-    shards: Annotated[int, typer.Option(help="Files that its weights are in.")] = 3,
-    folder: Annotated[Path | None, typer.Option(help="Where to put it; needs room for three copies.")] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the made-up checkpoint; ChatGLM2-6B has 28.")] = 8,
+    shards: Annotated[int, typer.Option(min=1, help="Files that its weights are in.")] = 3,
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Where to put it; needs room for three copies.")
+    ] = None,
 ) -> None:
     """Convert a made-up checkpoint in a process of its own, copy the same files, and print what each took."""
     with tempfile.TemporaryDirectory(prefix="convert-", dir=folder) as name:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from bench.contenders import ContenderFailed, wait_healthy
 from bench.ports import free_port
+from bench.servers import address
 from bench.turns import rotated
 
 MODEL = "all-MiniLM-L6-v2"
@@ -89,6 +90,7 @@ def _service() -> Iterator[str]:
 
 
 async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
+    """Raises ContenderFailed."""
     places = asyncio.Semaphore(clients)
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
 
@@ -97,15 +99,21 @@ async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
                 body = {"model": MODEL, "input": chunk, "encoding_format": "base64"}
                 (await client.post("/v1/embeddings", json=body)).raise_for_status()
 
-        await asyncio.gather(*(one(chunk) for chunk in (texts[i : i + batch] for i in range(0, len(texts), batch))))
+        chunks = (texts[i : i + batch] for i in range(0, len(texts), batch))
+        try:
+            await asyncio.gather(*(one(chunk) for chunk in chunks))
+        except httpx.HTTPError as error:
+            raise ContenderFailed(f"{url}: {error or type(error).__name__}") from error
 
 
 def embeddings(
-    count: Annotated[int, typer.Option(help="How many texts.")] = 2000,
-    batch: Annotated[int, typer.Option(help="Texts in a request.")] = 50,
-    clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
-    peer: Annotated[list[str] | None, typer.Option(help="Base address of another server to compare with.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many texts.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Texts in a request.")] = 50,
+    clients: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    peer: Annotated[
+        list[str] | None, typer.Option(parser=address, help="Address of another server to compare with.")
+    ] = None,
 ) -> None:
     """Embed texts with sentence-transformers in one call, and over HTTP, in turns."""
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415
@@ -137,8 +145,8 @@ def _multiplications() -> int:
 
 
 def files(
-    count: Annotated[int, typer.Option(help="How many vectors.")] = 100_000,
-    rounds: Annotated[int, typer.Option(help="Rounds; the median counts.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="How many vectors.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
 ) -> None:
     """Denoise a file of vectors with the command, and multiply it by one matrix of as many numbers, in turns."""
     width = round(_multiplications() / WIDTH)

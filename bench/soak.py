@@ -65,9 +65,9 @@ class Tally:
 
 def soak(
     minutes: Annotated[float, typer.Option(help="How long.")] = 10,
-    adapter: Annotated[str, typer.Option(help="djl, or serve for FastAPI.")] = "djl",
-    clients: Annotated[int, typer.Option(help="Requests at once.")] = 16,
-    kills: Annotated[int, typer.Option(help="How often a worker is killed.")] = 2,
+    adapter: Annotated[Literal["djl", "serve"], typer.Option(help="djl, or serve for FastAPI.")] = "djl",
+    clients: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 16,
+    kills: Annotated[int, typer.Option(min=0, help="How often a worker is killed.")] = 2,
     log: Annotated[Path, typer.Option(help="Where the service writes.")] = Path("logs/soak.log"),
 ) -> None:
     """Start the chat service, load it, kill what holds its model, count replies. Exit status 1 if anything was lost."""

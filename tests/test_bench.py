@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from bench.__main__ import cli
@@ -16,3 +17,24 @@ def test_kills_are_refused_where_nothing_starts_the_process_again(tmp_path: Path
     assert done.exit_code == 1
     assert done.stderr.startswith("bench: the model is in a process that nothing starts again")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "chat localhost:8080",
+        "chat http://localhost:8080/v1",
+        "chat --concurrent 4,0",
+        "checkpoint made-up --shards 0",
+        "compare --model /nonexistent",
+        "convert --folder /nonexistent",
+        "embeddings --rounds 0",
+        "embeddings --peer localhost:8001",
+        "files --rounds 0",
+        "soak --adapter foo",
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(arguments: str) -> None:
+    done = bench(*arguments.split())
+    assert done.exit_code == 2, done.output
+    assert "Error" in done.stderr
