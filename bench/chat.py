@@ -64,7 +64,8 @@ class Load:
 
 def chat(
     url: Annotated[
-        str, typer.Argument(parser=address, help="Address of an OpenAI-compatible server.")
+        str,
+        typer.Argument(parser=address, help="Address of an OpenAI-compatible server; it is sent the key in API_KEY."),
     ] = "http://localhost:8080",
     model: Annotated[str, typer.Option(help="What the server calls its model.")] = "chatglm2",
     prompts: Set = "short",

@@ -55,7 +55,7 @@ class HttpServer:
         try:
             return asyncio.run(over_http(self.url, self.model, prompts, concurrent, new_tokens))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ContenderFailed(f"{self.url} ({self.model}): {error or type(error).__name__}") from error
+            raise ContenderFailed(f"{self.url} ({self.model}): {str(error) or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.contenders import ContenderFailed, wait_healthy
 from bench.ports import free_port
-from bench.servers import address
+from bench.servers import address, key_header
 from bench.turns import rotated
 
 MODEL = "all-MiniLM-L6-v2"
@@ -92,7 +92,7 @@ def _service() -> Iterator[str]:
 async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
     """Raises ContenderFailed."""
     places = asyncio.Semaphore(clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, headers=key_header(), timeout=600, trust_env=False) as client:
 
         async def one(chunk: list[str]) -> None:
             async with places:
@@ -103,7 +103,7 @@ async def _ask(url: str, texts: list[str], batch: int, clients: int) -> None:
         try:
             await asyncio.gather(*(one(chunk) for chunk in chunks))
         except httpx.HTTPError as error:
-            raise ContenderFailed(f"{url}: {error or type(error).__name__}") from error
+            raise ContenderFailed(f"{url}: {str(error) or type(error).__name__}".splitlines()[0]) from error
 
 
 def embeddings(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import aiohttp
 import numpy as np
 
+from bench.servers import key_header
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -78,7 +80,9 @@ async def over_http(url: str, model: str, prompts: list[str], concurrent: int, n
     The client parses HTTP in C: one in Python takes more of a core for a token than the service does.
     """
     timeout, connector = aiohttp.ClientTimeout(1800), aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(url, timeout=timeout, connector=connector, raise_for_status=True) as client:
+    async with aiohttp.ClientSession(
+        url, headers=key_header(), timeout=timeout, connector=connector, raise_for_status=True
+    ) as client:
 
         async def ask(prompt: str) -> AsyncIterator[int]:
             body = {

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from bench.contenders import START_SECONDS, ContenderFailed, wait_healthy
 from bench.ports import free_port
+from bench.servers import key_header
 
 WORKERS = ("EngineCore", "djl_python_engine")
 """Parts of command lines; the first that a process has is of the one that holds the model and is started again."""
@@ -93,7 +94,11 @@ async def _run(url: str, pid: int, seconds: float, clients: int, kills: int) -> 
     tally = Tally()
     end = time.monotonic() + seconds
     async with httpx.AsyncClient(
-        base_url=url, timeout=600, limits=httpx.Limits(max_connections=None), trust_env=False
+        base_url=url,
+        headers=key_header(),
+        timeout=600,
+        limits=httpx.Limits(max_connections=None),
+        trust_env=False,
     ) as client:
         await asyncio.gather(
             *(_client(client, tally, random.Random(number), end) for number in range(clients)),  # noqa: S311
@@ -169,7 +174,7 @@ async def _answering(url: str) -> None:
     Raises ContenderFailed when none is in `START_SECONDS`.
     """
     body, limit = {"inputs": "Hello", "parameters": {"max_new_tokens": 1}}, time.monotonic() + START_SECONDS
-    async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
+    async with httpx.AsyncClient(headers=key_header(), timeout=600, trust_env=False) as client:
         while time.monotonic() < limit:
             with contextlib.suppress(httpx.HTTPError):
                 if (await client.post(f"{url}/invocations", json=body)).is_success:

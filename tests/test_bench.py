@@ -1,4 +1,4 @@
-"""Measurements that cannot be made: each says why in one line, without a traceback."""
+"""The measurements' way to a server, and those that cannot be made: each says why, without a traceback."""
 
 from pathlib import Path
 
@@ -38,3 +38,9 @@ def test_arguments_that_cannot_be_used_are_refused(arguments: str) -> None:
     done = bench(*arguments.split())
     assert done.exit_code == 2, done.output
     assert "Error" in done.stderr
+
+
+def test_a_key_in_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "a-key")
+    done = bench("embeddings", "--count", "2", "--rounds", "1")
+    assert done.exit_code == 0, done.output
