@@ -4,6 +4,7 @@
 anew, which for shards of gigabytes is too much; here a file goes on where it stopped, and is checked when it is whole.
 """
 
+import os
 import re
 import sys
 from fnmatch import fnmatch
@@ -47,6 +48,8 @@ def fetch(model: str, revision: str | None, cache: Path) -> Path:
 
 
 def _fetch(model: str, revision: str | None, folder: Path) -> Path:
+    if not os.environ.get("HF_ENDPOINT"):  # an empty one is an address to huggingface_hub, which reads it once
+        os.environ.pop("HF_ENDPOINT", None)
     from huggingface_hub import HfApi  # noqa: PLC0415 - only where a hub is used
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
 

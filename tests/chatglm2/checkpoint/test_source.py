@@ -139,6 +139,13 @@ def test_hub_out_of_reach_is_said_with_the_mirror_setting(tmp_path: Path) -> Non
     assert "HF_ENDPOINT" in done.stderr.splitlines()[-1]
 
 
+def test_an_empty_address_of_the_hub_is_none(tmp_path: Path) -> None:
+    env = environment(tmp_path, HF_ENDPOINT="", HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    done = prepare(env, "--model", "org/name")
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def s3(files: Path) -> Iterator[dict[str, str]]:
     """Environment of an S3 that holds the files under s3://models/chat/glm/."""
