@@ -63,18 +63,29 @@ def main(
             client.images.get(image)  # or Docker would try to pull it
             output = client.containers.run(image, ["-c", INSIDE], entrypoint="python", remove=True)
     except DockerException as error:
-        print(
-            f"sbom: {image} cannot be asked ({str(error).splitlines()[0]}); build it, or name another IMAGE",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
+        raise _refused(
+            f"{image} cannot be asked ({str(error).splitlines()[0]}); build it, or name another IMAGE"
+        ) from None
     found = json.loads(output)
     bom = Bom(components=components(found, found["jar"]))
     bom.metadata.component = container(image)
     bom.register_dependency(bom.metadata.component, bom.components)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(JsonV1Dot6(bom).output_as_string(indent=1))
+    write(file, JsonV1Dot6(bom).output_as_string(indent=1))
     print(f"wrote {file}: {len(bom.components)} components")
+
+
+def write(file: Path, text: str) -> None:
+    """Write it, in a folder that is made if need be. Raises typer.Exit where that cannot be, and says why."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError as error:
+        raise _refused(f"{file} cannot be written ({error.strerror}); name another SBOM") from None
+
+
+def _refused(text: str) -> typer.Exit:
+    print(f"sbom: {text}", file=sys.stderr)
+    return typer.Exit(1)
 
 
 if __name__ == "__main__":
