@@ -73,6 +73,8 @@ def _local(weights: Weights) -> Path | None:
 
 
 def _snapshot(weights: Weights, *, local_files_only: bool) -> Path | None:
+    if not os.environ.get("HF_ENDPOINT"):  # an empty one is an address to huggingface_hub, which reads it once
+        os.environ.pop("HF_ENDPOINT", None)
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only where a hub is used
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
