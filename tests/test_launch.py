@@ -149,5 +149,5 @@ def test_ports_that_cannot_be_are_said_before_anything_starts(ports: list[str], 
 
 def test_make_passes_on_the_ports_that_are_given() -> None:
     make = ["make", "--no-print-directory", "--dry-run", "serve", "CHAT_PORT=", "DENOISER_PORT=8001"]
-    done = subprocess.run(make, capture_output=True, text=True, check=True)
+    done = subprocess.run(make, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert done.stdout.split("-m launch")[1].split() == ["--denoiser-port", "8001"]
