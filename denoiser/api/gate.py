@@ -71,14 +71,14 @@ def is_from_here(request: Request) -> bool:
 
 
 @asynccontextmanager
-async def arriving_within(seconds: float) -> AsyncIterator[None]:
-    """For the reading of a body. Raises SlowError when the block takes longer."""
+async def arriving_within(seconds: float, what: str = "the body") -> AsyncIterator[None]:
+    """For the reading of a body, or of what of it is named. Raises SlowError when the block takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise SlowError(
-            f"the body did not arrive within {seconds:g} seconds; send it again, or less at once"
+            f"{what} did not arrive within {seconds:g} seconds; send it again, or less at once"
         ) from error
 
 

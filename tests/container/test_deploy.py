@@ -18,10 +18,20 @@ from tests.container.containers import address as container_address
 from tests.container.containers import await_ping, mount, running_image
 from tests.container.daemon import CA, IMAGE, REPOSITORY, builder
 from tests.container.registry import registry
-from tests.deploy.conftest import Account, MakeAccount, aws_server, checkpoint, encoder, make_account, recorded, things
+from tests.deploy.conftest import (
+    Account,
+    MakeAccount,
+    aws_server,
+    checkpoint,
+    encoder,
+    make_account,
+    recorded,
+    surroundings,
+    things,
+)
 from tests.deploy.stand_in import LOGIN, Failure
 
-__all__ = ["aws_server", "checkpoint", "encoder", "make_account", "recorded"]  # fixtures
+__all__ = ["aws_server", "checkpoint", "encoder", "make_account", "recorded", "surroundings"]  # fixtures
 pytestmark = pytest.mark.container
 SHORT = json.dumps({"max_new_tokens": 12, "do_sample": False})
 

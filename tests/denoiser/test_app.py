@@ -18,7 +18,7 @@ from denoiser.api.app import create_app
 from denoiser.api.gate import read_limited
 from denoiser.api.requests import Limits
 from denoiser.api.service import Service
-from denoiser.api.uploads import receive
+from denoiser.api.uploads import Patience, receive
 from denoiser.errors import CheckpointError, SettingsError, SlowError
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT
 from denoiser.model.denoise import Denoiser
@@ -210,5 +210,7 @@ async def test_a_body_that_stops_arriving_is_refused_and_its_limit_is_named() ->
     with pytest.raises(SlowError, match=r"within 0\.01 seconds") as refused:
         await read_limited(request, 9, lambda _: None, seconds=0.01)
     assert refused.value.status == HTTPStatus.REQUEST_TIMEOUT
-    with pytest.raises(SlowError, match=r"within 0\.02 seconds"):
-        await receive(request, 9, seconds=0.02)
+    with pytest.raises(SlowError, match=r"^the body did not arrive within 0\.02 seconds"):
+        await receive(request, 9, Patience(body=0.02))
+    with pytest.raises(SlowError, match=r"^more of the body did not arrive within 0\.03 seconds"):
+        await receive(request, 9, Patience(piece=0.03))

@@ -84,13 +84,20 @@ def run(words: list[str], session: boto3.Session | None = None) -> Outcome:
 
 
 @pytest.fixture(scope="session")
-def aws_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    """The stand-in, which boto3 finds in the environment, with credentials that mean nothing."""
-    with stand_in.running() as server, pytest.MonkeyPatch.context() as patch:
-        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url, "HF_HUB_OFFLINE": "1"}.items():
+def aws_server() -> Iterator[StandIn]:
+    """The stand-in."""
+    with stand_in.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(aws_server: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The environment, where boto3 finds the stand-in with credentials that mean nothing, and a folder to work in."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": aws_server.url, "HF_HUB_OFFLINE": "1"}.items():
             patch.setenv(key, value)
         patch.chdir(tmp_path_factory.mktemp("work"))
-        yield server
+        yield
 
 
 class OneSession(boto3.Session):
