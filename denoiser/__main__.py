@@ -1,30 +1,39 @@
 """The command line: train, denoise, evaluate, serve. Nothing heavy is imported before a command runs."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from denoiser.errors import DenoiserError
-from denoiser.model import BLOCKS, HIDDEN, TRAINING_BATCH, TRAINING_STEPS, Mode
+from denoiser.model import BLOCKS, FINE_TUNING_STEPS, HIDDEN, TRAINING_BATCH, TRAINING_STEPS, Mode
 from denoiser.settings import read_settings
 from denoiser.text import PER_SOURCE
 
 app = typer.Typer(help="Repair noisy sentence embeddings.", no_args_is_help=True, pretty_exceptions_enable=False)
 
+_OF_NEW_MODELS = ("per_source", "crossed", "batch", "hidden", "blocks", "device", "measure")
 ModelPath = Annotated[Path | None, typer.Option(help="Checkpoint. (default: MODEL_PATH, else the bundled one)")]
 
 
 @app.command()
 def train(
+    context: typer.Context,
     output: Annotated[Path, typer.Option(help="Checkpoint folder to write.")] = Path("checkpoint"),
-    text: Annotated[list[Path] | None, typer.Option(help="UTF-8 text to train on instead; repeatable.")] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="UTF-8 text of your own, for a model to learn too; repeatable.")
+    ] = None,
+    model: ModelPath = None,
     per_source: Annotated[int, typer.Option(min=1, help="Sentences from each package, times its weight.")] = PER_SOURCE,
     crossed: Annotated[
         int, typer.Option(min=0, help="Texts more, of the first words of one sentence and the last of another.")
     ] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = TRAINING_STEPS,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Training steps. (default: {TRAINING_STEPS}; of --text at most {FINE_TUNING_STEPS})"),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = TRAINING_BATCH,
     hidden: Annotated[int, typer.Option(min=1, help="Width of each block of the network.")] = HIDDEN,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of the network.")] = BLOCKS,
@@ -34,18 +43,34 @@ def train(
         bool, typer.Option("--measure", help="Measure on unfamiliar text too; `evaluate` does it later otherwise.")
     ] = False,
 ) -> None:
-    """Train on text of Debian and Python packages (kept in the folder DENOISER_CACHE), or on your own files."""
-    from denoiser.commands import Text, train_checkpoint  # noqa: PLC0415
+    """Train a new model on text of Debian and Python packages (kept in DENOISER_CACHE), or a model further on yours."""
+    if text:
+        _refuse(context, _OF_NEW_MODELS, "is for a new model, trained on packages, and --text goes on from a model")
+    else:
+        _refuse(context, ("model",), "is what --text goes on from, and without --text a new model is trained")
+    from denoiser.commands import Text, train_further, train_new  # noqa: PLC0415
     from denoiser.model.training import Recipe  # noqa: PLC0415
     from denoiser.progress import say  # noqa: PLC0415
 
-    recipe = Recipe(steps=steps, batch=batch, hidden=hidden, blocks=blocks, seed=seed, device=device)
-    chosen = Text(text or [], per_source, crossed, measure)
-    manifest = train_checkpoint(output, chosen, read_settings().denoiser_cache, recipe)
+    settings = read_settings()
+    if text:
+        recipe = Recipe(steps or FINE_TUNING_STEPS, seed=seed)
+        manifest = train_further(output, text, model or settings.model_path, settings.denoiser_cache, recipe)
+    else:
+        recipe = Recipe(steps or TRAINING_STEPS, batch=batch, hidden=hidden, blocks=blocks, seed=seed, device=device)
+        manifest = train_new(output, Text(per_source, crossed, measure), settings.denoiser_cache, recipe)
     say(
         f"wrote {output} (sha256 {manifest['sha256'][:12]}); measure it with evaluate --model {output}, "
         f"serve it with MODEL_PATH={output}"
     )
+
+
+def _refuse(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Raises DenoiserError for options that are given and would mean nothing."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise DenoiserError(f"--{name.replace('_', '-')} {reason}; leave it out")
 
 
 @app.command()

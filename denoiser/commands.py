@@ -2,8 +2,8 @@
 
 import contextlib
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +37,26 @@ from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.network import RANKING_LEVELS, Network
 from denoiser.model.ordering import share_of_steps
 from denoiser.model.ranking import STEPS, TOLD, choose_shares, fit_ranking
-from denoiser.model.training import Recipe, train
+from denoiser.model.training import Recipe, fine_tuning, train
 from denoiser.progress import say, tracking
 from denoiser.text import PER_SOURCE
 from denoiser.text.corpus import Corpus, from_files, from_packages, to_evaluate, with_crossed
 from denoiser.text.embeddings import Data, count_texts, prepare
 from denoiser.text.sources import IN_DOMAIN
 
-# For a network of the user's own text, which comes with no other text to choose on.
-BLEND = {"levels": list(RANKING_LEVELS), "shares": [0.1, 0.25, 0.5, 0.5, 0.3, 0.1, 0.03]}
 FITTED_EVERY = 64  # steps of training, one of fitting; so a short training is short as a whole
 
 
 @dataclass(frozen=True)
 class Text:
-    """What to train on: files, or when there are none, packages, `per_source` sentences of each times its weight.
+    """What to train on of packages: `per_source` sentences of each times its weight, and `crossed` texts made of them.
 
-    `crossed` texts are made of the sentences besides. Unfamiliar text is measured on too if `measured` says so; figures
-    are of held-out sentences like the training text otherwise.
+    Unfamiliar text is measured on too if `measured` says so; otherwise only held-out sentences like the training text.
     """
 
-    files: list[Path] = field(default_factory=list)
     per_source: int = PER_SOURCE
     crossed: int = 0
     measured: bool = False
-
-
-def _corpus(text: Text, cache: Path, seed: int) -> Corpus:
-    found = from_files(text.files, seed) if text.files else from_packages(cache, text.per_source, seed, say)
-    return with_crossed(found, text.crossed, seed)
 
 
 def _prepare(corpus: Corpus, cache: Path, device: str = "cpu") -> Data:
@@ -73,22 +64,22 @@ def _prepare(corpus: Corpus, cache: Path, device: str = "cpu") -> Data:
         return prepare(corpus, MiniLM(find_model(), device), cache, lambda done: advance(done, "sentences"))
 
 
-def _train(data: Data, recipe: Recipe) -> Network:
+@contextlib.contextmanager
+def _training(steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Takes the number of steps done and the loss, and shows them."""
     last = 0
-    with tracking("training", recipe.steps) as advance:
+    with tracking("training", steps) as advance:
 
         def progress(step: int, loss: float) -> None:
             nonlocal last
             advance(step - last, f"steps, loss {loss:.3f}")
             last = step
 
-        return train(data.training, recipe, progress, foreign=list(data.foreign.values()))
+        yield progress
 
 
 def _trust(network: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Fit how far mode neighbours trusts the network on unfamiliar text; returns the blend."""
-    if not data.development:
-        return BLEND
     texts = [list(sets.values()) for sets in (data.development, *data.foreign_development.values())]
     seed, steps = recipe.seed, min(STEPS, recipe.steps // FITTED_EVERY)
     with tracking("weighing", len(TOLD) + (len(texts) + 1) * len(RANKING_LEVELS)) as advance:
@@ -109,33 +100,22 @@ def _made_with(device: str) -> dict[str, Any]:
     return {"torch": torch.__version__, "machine": platform.machine(), "threads": threads, **gpu}
 
 
-def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> dict[str, Any]:
-    """Train on text and write a checkpoint; returns its manifest."""
+def train_new(output: Path, text: Text, cache: Path, recipe: Recipe) -> dict[str, Any]:
+    """Train a network on text of packages and write its checkpoint; returns its manifest."""
     checkpoint.check_target(output)
     _check_device(recipe.device)
-    corpus = _corpus(text, cache, recipe.seed)
+    corpus = with_crossed(from_packages(cache, text.per_source, recipe.seed, say), text.crossed, recipe.seed)
     if not text.measured:
         corpus = replace(corpus, evaluation={IN_DOMAIN: corpus.evaluation[IN_DOMAIN]})
     prepared = _prepare(corpus, cache, recipe.device)
-    if (unlike := len(prepared.evaluation[IN_DOMAIN])) < FEWEST_MEASURED:
-        raise CorpusError(
-            f"only {unlike} of the sentences held out to measure on are unlike the others; at least {FEWEST_MEASURED} "
-            "are needed: take more varied text"
-        )
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
-    network = _train(prepared, recipe)
+    with _training(recipe.steps) as progress:
+        network = train(prepared.training, recipe, progress, foreign=list(prepared.foreign.values()))
     blend = _trust(network, prepared, recipe)
-    denoiser = Denoiser.from_checkpoint(network, {"blend": blend})
-    methods = methods_of(denoiser)
-    figures = [
-        m
-        for d, clean in prepared.evaluation.items()
-        for m in measure(d, clean, report.SHOWN_LEVEL, methods, recipe.seed)
-    ]
     manifest = {
         "encoder": "sentence-transformers/all-MiniLM-L6-v2",
         "recipe": asdict(recipe),
-        "per_source": None if text.files else text.per_source,
+        "per_source": text.per_source,
         "blend": blend,
         "training_sentences": len(prepared.training) - text.crossed,
         "crossed": text.crossed,
@@ -143,9 +123,38 @@ def train_checkpoint(output: Path, text: Text, cache: Path, recipe: Recipe) -> d
         "sources": prepared.sources,
         **({"left_out": prepared.left_out} if text.measured else {}),
         "made_with": _made_with(recipe.device),
-        "figures": as_json(figures),
+        "figures": _figures(Denoiser.from_checkpoint(network, {"blend": blend}), prepared, recipe.seed),
     }
     return checkpoint.save(output, network, manifest)
+
+
+def train_further(output: Path, files: list[Path], start: Path, cache: Path, recipe: Recipe) -> dict[str, Any]:
+    """Train a checkpoint's network on the user's own text too, as a job of the service does, for as many steps as the
+    text is worth and the recipe allows; write its checkpoint and return its manifest.
+    """
+    checkpoint.check_target(output)
+    begun = Denoiser.load(start).trainable()
+    prepared = _prepare(from_files(files, recipe.seed), cache)
+    if (unlike := len(prepared.evaluation[IN_DOMAIN])) < FEWEST_MEASURED:
+        raise CorpusError(
+            f"only {unlike} of the sentences held out to measure on are unlike the others; at least {FEWEST_MEASURED} "
+            "are needed: take more varied text"
+        )
+    recipe = replace(fine_tuning(begun.network, len(prepared.training), recipe.steps), seed=recipe.seed)
+    with _training(recipe.steps) as progress:
+        made = begun.trained(prepared.training, recipe, progress)
+    manifest = {
+        **made.manifest,
+        "sources": prepared.sources,
+        "made_with": _made_with(recipe.device),
+        "figures": _figures(made, prepared, recipe.seed),
+    }
+    return checkpoint.save(output, made.network, manifest)
+
+
+def _figures(denoiser: Denoiser, data: Data, seed: int) -> list[dict[str, Any]]:
+    methods, level = methods_of(denoiser), report.SHOWN_LEVEL
+    return as_json([of for name, clean in data.evaluation.items() for of in measure(name, clean, level, methods, seed)])
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,7 @@ def held_out_text(manifest: dict[str, Any], cache: Path) -> Corpus:
     Tells of packages that have changed since.
     """
     seed = _seed(manifest)
-    corpus = _corpus(Text(per_source=manifest.get("per_source") or PER_SOURCE), cache, seed)
+    corpus = from_packages(cache, manifest.get("per_source") or PER_SOURCE, seed, say)
     if "left_out" not in manifest:
         return replace(corpus, development={}, foreign_development={})
     now = {source["package"]: source["version"] for source in corpus.sources}

@@ -77,9 +77,7 @@ async def arriving_within(seconds: float, what: str = "the body") -> AsyncIterat
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise SlowError(
-            f"{what} did not arrive within {seconds:g} seconds; send it again, or less at once"
-        ) from error
+        raise SlowError(f"{what} did not arrive within {seconds:g} seconds; send it again, or less at once") from error
 
 
 async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:

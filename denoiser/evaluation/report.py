@@ -177,7 +177,8 @@ def _trained_on(manifest: dict[str, Any]) -> str:
         if manifest.get("foreign_sentences")
         else ""
     )
-    return f"on {sentences:,} sentences{crossed}{foreign}" if sentences else "elsewhere"
+    start = f", going on from {manifest['start'][:12]}" if manifest.get("start") else ""
+    return f"on {sentences:,} sentences{crossed}{foreign}{start}" if sentences else "elsewhere"
 
 
 def markdown(found: Measured, manifest: dict[str, Any]) -> str:

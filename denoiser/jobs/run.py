@@ -80,7 +80,7 @@ class _Run:
         self.store.enter(self.job.id, "evaluating", 1)
         verdict = judge(made, active, held_out)
         self.store.advance(self.job.id, 1)
-        self._save(made, f"training, from {start.manifest['sha256'][:12]}", verdict)
+        self._save(made, verdict)
         self.store.judge(self.job.id, rival, verdict.better, verdict.figures, verdict.reason)
 
     def _load(self, model: str) -> Denoiser:
@@ -90,9 +90,9 @@ class _Run:
             _log.error("the active model cannot be loaded", job=self.job.id, reason=str(error))
             raise ConflictError("the active model is damaged or missing; activate another and upload again") from error
 
-    def _save(self, made: Denoiser, use: str, verdict: Verdict) -> None:
+    def _save(self, made: Denoiser, verdict: Verdict) -> None:
         self.store.enter(self.job.id, "promoting", 1)
-        described = {"sources": [{"file": self.job.filename, "use": use}], "figures": verdict.figures}
+        described = {"sources": [{"file": self.job.filename, "use": "training"}], "figures": verdict.figures}
         checkpoint.save(self.models.folder(self.job.id), made.network, {**made.manifest, **described})
 
     def _embeddings(self) -> tuple[Embeddings, Embeddings]:

@@ -57,9 +57,13 @@ class Blend:
         return np.stack([np.interp(levels, self.levels, of_kind) for of_kind in self.shares], axis=1)
 
 
-def trusting(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a network trained on from this one's, on the text that it is for."""
-    return {**manifest, "blend": {**manifest["blend"], "nearer": NEARER}}
+def going_on(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest of a network has from that of the one it goes on from: the text to measure both on, and the
+    blend, with more trust in what is trained on the text that it is for.
+    """
+    kept: dict[str, Any] = {name: manifest[name] for name in ("encoder", "per_source", "left_out") if name in manifest}
+    blend = {**manifest["blend"], "nearer": NEARER}
+    return {**kept, "start": manifest.get("sha256"), "blend": blend}
 
 
 class Denoiser:
@@ -116,7 +120,7 @@ class Denoiser:
         recipe = recipe or fine_tuning(start.network, len(clean))
         network = train(clean, recipe, progress, start.network).to(self.device)
         made = {"recipe": asdict(recipe), "training_sentences": len(clean), "sources": []}
-        return Denoiser.from_checkpoint(network, {**trusting(start.manifest), **made}, self.device)
+        return Denoiser.from_checkpoint(network, {**going_on(start.manifest), **made}, self.device)
 
     def save(self, path: Path | str) -> None:
         """Write a checkpoint folder, whole or not at all, that `load`, MODEL_PATH and the command line take.

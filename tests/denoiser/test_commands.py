@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.ports import free_port
-from denoiser.model.checkpoint import read_manifest
+from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
 from tests.denoiser.commands import outcome, refusal
 from tests.denoiser.texts import sentences
 from tests.servers import running
@@ -54,14 +54,16 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     verbs = ("stops near", "reminds me of", "was sold to", "sounds like", "belongs to")
     text.write_text("\n".join(f"The {w} {t} {v} my neighbour." for w in words for t in things for v in verbs))
     model = tmp_path / "model"
-    recipe = ("--steps", 20, "--batch", 64, "--hidden", 128, "--blocks", 2, "--crossed", 30)
-    code, _, err = outcome("train", "--text", text, "--output", model, *recipe, DENOISER_CACHE=str(tmp_path / "cache"))
+    cache = str(tmp_path / "cache")
+    code, _, err = outcome("train", "--text", text, "--output", model, "--steps", 3, "--seed", 1, DENOISER_CACHE=cache)
     assert code == 0, err
-    manifest = read_manifest(model)
-    sizes = {"width": 384, "hidden": 128, "blocks": 2, "known": 0, "foreign": 0, "foreign_kinds": 0}
-    assert manifest["network"] == sizes
-    assert (manifest["training_sentences"], manifest["crossed"]) == (215, 30)
-    assert "training: 20 of 20 steps, loss" in err
+    manifest, start = read_manifest(model), read_manifest(BUNDLED_CHECKPOINT)
+    assert manifest["network"] == {**start["network"], "known": 215}
+    assert (manifest["start"], manifest["left_out"]) == (start["sha256"], start["left_out"])
+    assert (manifest["recipe"]["steps"], manifest["recipe"]["seed"]) == (3, 1)
+    assert (manifest["training_sentences"], manifest["sources"][0]["file"]) == (215, "text.txt")
+    assert {figure["domain"] for figure in manifest["figures"]} == {"in-domain"}
+    assert "training: 3 of 3 steps, loss" in err
     port = free_port()
     env = {"PORT": str(port), "MODEL_PATH": str(model), "API_KEY": "key"}
     with running([sys.executable, "-m", "denoiser", "serve"], tmp_path / "log", port, env) as server:
@@ -74,6 +76,19 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     assert '"route": "/denoise/text"' in log
     assert reply.headers["x-request-id"] in log
     assert "nobody must find" not in log
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--text", "team.txt", "--per-source", "100"), "--per-source is for a new model, trained on packages"),
+        (("--text", "team.txt", "--device", "cuda"), "--device is for a new model, trained on packages"),
+        (("--model", "team"), "--model is what --text goes on from, and without --text a new model is trained"),
+        (("--text", "team.txt", "--model", "/nowhere"), "no checkpoint at /nowhere"),
+    ],
+)
+def test_train_refuses_options_that_would_mean_nothing(options: tuple[str, ...], complaint: str) -> None:
+    assert complaint in refusal("train", *options)
 
 
 def test_train_says_what_is_wrong_with_the_text(tmp_path: Path) -> None:

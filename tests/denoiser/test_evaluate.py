@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denoiser.commands import Text, held_out_text, train_checkpoint
+from denoiser.commands import Text, held_out_text, train_new
 from denoiser.errors import FileError
 from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.plots import draw_sweep
@@ -194,8 +194,7 @@ def test_training_measures_on_unfamiliar_text_only_when_asked_to(
     make_packages(tmp_path, monkeypatch, sentences(240).splitlines(), verse)
     recipe = Recipe(steps=2, batch=16, hidden=16, blocks=1)
     plain, measured = (
-        train_checkpoint(tmp_path / "made", Text(per_source=300, measured=asked), tmp_path, recipe)
-        for asked in (False, True)
+        train_new(tmp_path / "made", Text(per_source=300, measured=asked), tmp_path, recipe) for asked in (False, True)
     )
     assert plain["sha256"] == measured["sha256"]
     assert [{row["domain"] for row in made["figures"]} for made in (plain, measured)] == [
