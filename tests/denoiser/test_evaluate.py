@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.plots import draw_sweep
 from denoiser.evaluation.report import Measured, markdown, write
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
+from denoiser.model.denoise import going_on
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS
 from denoiser.model.training import Recipe
@@ -44,12 +46,17 @@ def measures_of(sizes: dict[str, int]) -> list[Measure]:
     ]
 
 
-def described(sizes: dict[str, int], *, own: bool, before: tuple[float, float] = (0.1, 0.2)) -> list[str]:
+def described(
+    sizes: dict[str, int],
+    *,
+    own: bool,
+    before: tuple[float, float] = (0.1, 0.2),
+    manifest: dict[str, Any] | None = None,
+) -> list[str]:
     """The lines of a report about sets of these sizes, with these overlaps without denoising in two draws of noise."""
     draws = [Draws(domain, {s: [*before] for s in SITUATIONS}, {s: [0.3, 0.4] for s in SITUATIONS}) for domain in sizes]
-    return markdown(
-        Measured(sizes, own, measures_of(sizes), draws, [], []), read_manifest(BUNDLED_CHECKPOINT)
-    ).splitlines()
+    measured = Measured(sizes, own, measures_of(sizes), draws, [], [])
+    return markdown(measured, manifest or read_manifest(BUNDLED_CHECKPOINT)).splitlines()
 
 
 def test_the_words_about_the_bundled_evaluation_are_those_of_its_report() -> None:
@@ -70,6 +77,13 @@ def test_a_report_on_own_sets_claims_nothing_that_is_not_known() -> None:
     assert "in none of these sets" not in words
     assert "autoencoder" not in words
     assert "overlap@10 of 50 to 1,000 queries" in "\n".join(described({"own.npy": 50, "more.npy": 2000}, own=True))
+
+
+def test_a_report_on_a_model_trained_further_tells_of_its_own_text_and_of_its_start() -> None:
+    start = read_manifest(BUNDLED_CHECKPOINT)
+    manifest = {**going_on(start), "sha256": "0" * 64, "training_sentences": 200, "sources": []}
+    words = "\n".join(described({"own.npy": 50}, own=True, manifest=manifest))
+    assert f"trained on 200 sentences, going on from {start['sha256'][:12]}. " in words
 
 
 def test_draws_of_noise_are_averaged_and_their_spread_is_shown() -> None:
