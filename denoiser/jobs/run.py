@@ -23,6 +23,7 @@ from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.training import fine_tuning
+from denoiser.text.corpus import OWN_HELD_OUT, hold_out
 from denoiser.text.embeddings import without_near_duplicates
 from denoiser.text.plain import MOST, find_sentences
 
@@ -48,14 +49,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _split(sentences: list[str]) -> tuple[list[str], list[str]]:
-    """Training and held-out sentences: a tenth is held out, more of few, at most 4,000."""
-    count = len(sentences)
-    aside = min(4000, max(count // 10, min(count // 3, 300)))
-    order = np.random.default_rng(0).permutation(count)[:MOST]
-    return [sentences[i] for i in order[aside:]], [sentences[i] for i in order[:aside]]
 
 
 class _Run:
@@ -96,7 +89,8 @@ class _Run:
         checkpoint.save(self.models.folder(self.job.id), made.network, {**made.manifest, **described})
 
     def _embeddings(self) -> tuple[Embeddings, Embeddings]:
-        training, held_out = _split(find_sentences(self.store.text(self.job.id)))
+        held_out, learnt = hold_out(find_sentences(self.store.text(self.job.id)), 0, OWN_HELD_OUT)
+        training = learnt[: MOST - len(held_out)]
         vectors = self._encode(training + held_out)
         seen = vectors[: len(training)]
         unseen = without_near_duplicates(vectors[len(training) :], seen)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from denoiser.errors import CorpusError
-from denoiser.text.plain import read_sentences
+from denoiser.text.plain import FEWEST, TRAIN_AND_MEASURE, read_sentences
 from denoiser.text.prose import SHORTEST, read_text, split_lines, split_paragraphs, split_sentences
 from denoiser.text.readers import reading_processes
 from denoiser.text.sources import DEVELOPMENT, IN_DOMAIN, TEST, TRAINING, Kind, Source
@@ -32,7 +32,7 @@ SET_SIZE = 3600
 _WHOLE_AT = 200
 BASELINE_SENTENCES = 20_000
 _KEY_LENGTH = 60
-_FEWEST_HELD_OUT = 30  # of own text; some may be too alike to measure on
+OWN_HELD_OUT = 300  # of own text; some may be too alike to measure on
 _SPARE = 5  # paragraphs read for each sentence wanted
 _DOWNLOADS = 4  # at once
 _CROSSED_AT = (0.3, 0.7)  # of the words of a sentence
@@ -61,7 +61,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _hold_out(sentences: list[str], seed: int, fewest: int = 0) -> tuple[list[str], list[str]]:
+def hold_out(sentences: list[str], seed: int, fewest: int = 0) -> tuple[list[str], list[str]]:
     """The sentences in an order of the seed, parted: a tenth, at most 4,000, to measure on, and those to learn from.
 
     Of few sentences `fewest` are to measure on, if they are no more than a third.
@@ -222,7 +222,7 @@ def from_packages(cache: Path, per_source: int, seed: int, progress: Callable[[s
             kept.extend(found)
             described.append(_describe(source, folder, len(found)))
             progress(f"{source.package}: {len(found)} sentences")
-    held_out, english = _hold_out(learnt.pop("English"), seed)
+    held_out, english = hold_out(learnt.pop("English"), seed)
 
     def domains(sources: Iterable[Source]) -> dict[str, list[str]]:
         return {source.domain: sets[source.domain] for source in sources}
@@ -265,12 +265,16 @@ def to_evaluate(corpus: Corpus, left_out: Collection[str], seed: int) -> Corpus:
 
 
 def from_files(paths: list[Path], seed: int) -> Corpus:
-    """Sentences of UTF-8 text files. Raises CorpusError when a file cannot be read or is not text."""
-    training, described = dict[str, None](), []
+    """Sentences of UTF-8 text files. Raises CorpusError when a file cannot be read or is not text, or when there are
+    fewer than 120 sentences in all.
+    """
+    found, described = dict[str, None](), []
     for path in paths:
-        before = len(training)
-        training.update(dict.fromkeys(read_sentences(path, 1, "to train")))
-        checksum, found = hashlib.sha256(path.read_bytes()).hexdigest(), len(training) - before
-        described.append({"file": path.name, "sha256": checksum, "use": "training", "sentences": str(found)})
-    held_out, learnt = _hold_out(list(training), seed, _FEWEST_HELD_OUT)
+        before = len(found)
+        found.update(dict.fromkeys(read_sentences(path, 1, "to train")))
+        checksum, more = hashlib.sha256(path.read_bytes()).hexdigest(), len(found) - before
+        described.append({"file": path.name, "sha256": checksum, "use": "training", "sentences": str(more)})
+    if len(found) < FEWEST:
+        raise CorpusError(f"found {len(found)} different sentences; at least {FEWEST} are needed {TRAIN_AND_MEASURE}")
+    held_out, learnt = hold_out(list(found), seed, OWN_HELD_OUT)
     return Corpus(learnt, {IN_DOMAIN: held_out}, described)

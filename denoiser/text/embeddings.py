@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from denoiser.errors import CorpusError
 from denoiser.model.encoder import WIDTH, Embeddings
 from denoiser.model.neighbours import unlike
 from denoiser.text.corpus import Corpus, digest, writing
-from denoiser.text.sources import IN_DOMAIN, Kind
+from denoiser.text.sources import Kind
 
-FEWEST = 200
 _NEAR = 0.95
 
 
@@ -83,12 +81,7 @@ def _encode(texts: list[str], encoder: CorpusEncoder, cache: Path, progress: Cal
 
 
 def prepare(corpus: Corpus, encoder: CorpusEncoder, cache: Path, progress: Callable[[int], None]) -> Data:
-    """Embeddings of a corpus. Raises CorpusError when there are fewer than 200 sentences to train on, or when the cache
-    folder cannot be written.
-    """
-    found = len(corpus.learnt) + len(corpus.evaluation.get(IN_DOMAIN, ()))
-    if found < FEWEST:
-        raise CorpusError(f"found {found} usable sentences; at least {FEWEST} are needed to train")
+    """Embeddings of a corpus. Raises CorpusError when the cache folder cannot be written."""
     learnt, crossed = (_encode(texts, encoder, cache, progress) for texts in (corpus.learnt, corpus.crossed))
     foreign = {kind: _encode(texts, encoder, cache, progress) for kind, texts in corpus.foreign.items()}
     training = np.concatenate([learnt, crossed]) if len(crossed) else learnt

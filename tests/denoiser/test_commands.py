@@ -58,10 +58,10 @@ def test_train_on_own_text_then_serve_it_until_sigterm(tmp_path: Path) -> None:
     code, _, err = outcome("train", "--text", text, "--output", model, "--steps", 3, "--seed", 1, DENOISER_CACHE=cache)
     assert code == 0, err
     manifest, start = read_manifest(model), read_manifest(BUNDLED_CHECKPOINT)
-    assert manifest["network"] == {**start["network"], "known": 215}
+    assert manifest["network"] == {**start["network"], "known": 164}
     assert (manifest["start"], manifest["left_out"]) == (start["sha256"], start["left_out"])
     assert (manifest["recipe"]["steps"], manifest["recipe"]["seed"]) == (3, 1)
-    assert (manifest["training_sentences"], manifest["sources"][0]["file"]) == (215, "text.txt")
+    assert (manifest["training_sentences"], manifest["sources"][0]["file"]) == (164, "text.txt")
     assert {figure["domain"] for figure in manifest["figures"]} == {"in-domain"}
     assert "training: 3 of 3 steps, loss" in err
     port = free_port()
@@ -112,9 +112,8 @@ def test_train_refuses_an_output_that_it_must_not_or_cannot_write_before_it_read
 
 def test_train_refuses_text_of_which_too_little_is_unlike_the_rest(tmp_path: Path) -> None:
     text = tmp_path / "invoices.txt"
-    text.write_text(
-        "\n".join(f"The invoice number {i} of the customer was paid on time and closed." for i in range(260))
-    )
+    alike = "Invoice number {} of the customer was paid on time, and it has been closed by the accountant."
+    text.write_text("\n".join(alike.format(number) for number in range(200)))
     code, _, err = outcome("train", "--text", text, "--output", tmp_path / "model", DENOISER_CACHE=str(tmp_path))
     assert code == 1
     assert re.search(r"denoiser: only \d+ of the sentences held out .* at least 20 are needed: take more varied", err)

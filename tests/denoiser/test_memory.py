@@ -70,21 +70,30 @@ def test_sentences_of_another_language_are_not_taken_for_each_other(denoiser: De
     assert wrong < right / 2, "all differ in nothing but two words"
 
 
+@pytest.fixture(scope="module")
+def knows_a_third(denoiser: Denoiser, chinese: Embeddings) -> Denoiser:
+    return denoiser.trained(chinese[::3], AT_ONCE)
+
+
 @pytest.mark.parametrize("level", [0.02, 0.05, 0.1])
 def test_known_rows_of_a_noisy_store_do_not_hide_the_others_from_clean_queries(
-    denoiser: Denoiser, chinese: Embeddings, level: float
+    knows_a_third: Denoiser, chinese: Embeddings, level: float
 ) -> None:
-    trained = denoiser.trained(chinese[::3], AT_ONCE)
     true, noisy = TrueNeighbours(chinese), add_noise(chinese, level, 1)
-    before, after = (true.overlaps(rows)["store"] for rows in (noisy, trained.denoise(noisy)))
+    before, after = (true.overlaps(rows)["store"] for rows in (noisy, knows_a_third.denoise(noisy)))
     assert after[1::3].mean() > before[1::3].mean() - 0.02
+
+
+@pytest.fixture(scope="module")
+def knows_all(denoiser: Denoiser, chinese: Embeddings) -> Denoiser:
+    return denoiser.trained(chinese, AT_ONCE)
 
 
 @pytest.mark.parametrize(("level", "least"), [(0.05, 0.83), (0.1, 0.62)])
 def test_noisy_queries_find_their_neighbours_in_a_noisy_store_of_which_all_is_known(
-    denoiser: Denoiser, chinese: Embeddings, level: float, least: float
+    knows_all: Denoiser, chinese: Embeddings, level: float, least: float
 ) -> None:
-    denoised = denoiser.trained(chinese, AT_ONCE).denoise(add_noise(chinese, level, 1))
+    denoised = knows_all.denoise(add_noise(chinese, level, 1))
     assert TrueNeighbours(chinese).overlaps(denoised)["both"].mean() > least
 
 

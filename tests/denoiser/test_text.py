@@ -21,6 +21,7 @@ from denoiser.text.corpus import Corpus, fetch, from_files, from_packages, with_
 from denoiser.text.plain import find_sentences
 from denoiser.text.prose import read_text, split_paragraphs, split_sentences
 from denoiser.text.sources import TRAINING, Kind, Source
+from tests.denoiser.texts import sentences as made_up
 from tests.servers import children, wait_until_ended
 
 SAID = 'She said "no" and left.'
@@ -70,14 +71,13 @@ def catalogue(translated: dict[str, str]) -> bytes:
 
 
 def test_text_files_give_each_sentence_once_in_an_order_of_the_seed(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(f"The {animal} walks home alone." for animal in ("dog", "cat", "cow", "dog")))
+    path, lines = tmp_path / "text.txt", made_up(150).splitlines()
+    path.write_text("\n".join([*lines, *lines[:30]]))
     corpus = from_files([path], seed=1)
-    assert sorted(corpus.learnt + corpus.evaluation["in-domain"]) == [
-        f"The {a} walks home alone." for a in ("cat", "cow", "dog")
-    ]
+    assert sorted(corpus.learnt + corpus.evaluation["in-domain"]) == sorted(lines)
     assert from_files([path], seed=1) == corpus
-    assert corpus.sources[0]["file"] == "text.txt"
+    assert from_files([path], seed=2).learnt != corpus.learnt
+    assert (corpus.sources[0]["file"], corpus.sources[0]["sentences"]) == ("text.txt", "150")
 
 
 def test_crossed_texts_begin_as_one_sentence_and_end_as_another_and_none_of_them_is_held_out() -> None:
@@ -111,16 +111,25 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
 
 def test_text_files_may_be_in_any_language(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    path.write_text("今天的天气很好，我们去公园。\n请问去火车站怎么走才最快？\nDie Katze schläft unter dem Tisch.\n")
+    of_each = ("今天的天气很好，我们去公园{}。", "请问去火车站怎么走{}？", "Die Katze {} schläft unter dem Tisch.")
+    path.write_text("\n".join(text.format(number) for text in of_each for number in range(50)))
     corpus = from_files([path, path], seed=1)
-    assert len(corpus.learnt + corpus.evaluation["in-domain"]) == 3
+    assert len(corpus.learnt + corpus.evaluation["in-domain"]) == 150
+
+
+def test_too_little_text_is_refused(tmp_path: Path) -> None:
+    for name in ("some.txt", "more.txt"):
+        (tmp_path / name).write_text(made_up(119))
+    with pytest.raises(CorpusError, match="found 119 different sentences; at least 120 are needed to train"):
+        from_files([tmp_path / "some.txt", tmp_path / "more.txt"], seed=0)
 
 
 def test_of_few_sentences_enough_are_held_out_to_measure_on_though_some_are_too_alike(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    path.write_text("\n".join(f"This is sentence number {number}." for number in range(200)))
-    corpus = from_files([path], seed=1)
-    assert (len(corpus.learnt), len(corpus.evaluation["in-domain"])) == (170, 30)
+    for count, held_out in ((150, 50), (1200, 300), (4000, 400)):
+        path.write_text("\n".join(f"This is sentence number {number}." for number in range(count)))
+        corpus = from_files([path], seed=1)
+        assert (len(corpus.learnt), len(corpus.evaluation["in-domain"])) == (count - held_out, held_out)
 
 
 @pytest.mark.parametrize(

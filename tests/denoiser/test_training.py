@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoiser.errors import CorpusError
 from denoiser.evaluation.measures import measure, measure_quantised, spearman
 from denoiser.evaluation.methods import methods_of
 from denoiser.model.denoise import Blend, Denoiser
@@ -189,11 +188,6 @@ def test_what_training_left_out_is_left_out_again_without_the_training_text(
     assert set(smaller.learnt) < set(learnt)
     measured_on = prepare(smaller, encoder, tmp_path, quiet)
     np.testing.assert_allclose(measured_on.evaluation["in-domain"], trained_on.evaluation["in-domain"], atol=1e-6)
-
-
-def test_too_little_text_is_refused(tmp_path: Path, encoder: MiniLM) -> None:
-    with pytest.raises(CorpusError, match="found 1 usable sentences; at least 200"):
-        prepare(Corpus(["Only this one sentence."], {}, []), encoder, tmp_path, quiet)
 
 
 def test_measures_of_the_baselines_are_what_they_must_be(clean: Embeddings, denoiser: Denoiser) -> None:
