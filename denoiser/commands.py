@@ -31,7 +31,7 @@ from denoiser.files.outputs import try_file
 from denoiser.model import checkpoint
 from denoiser.model.adaptation import FEWEST as FEWEST_ADAPTED_TO
 from denoiser.model.adaptation import Adaptation
-from denoiser.model.denoise import Denoiser
+from denoiser.model.denoise import Denoiser, text_seed
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.network import RANKING_LEVELS, Network
@@ -206,10 +206,6 @@ def evaluate_own(path: Path, texts: list[Path], vectors: list[Path], column: str
     say(f"measured {', '.join(sets)}")
 
 
-def _seed(manifest: dict[str, Any]) -> int:
-    return int(manifest.get("recipe", {}).get("seed", 0))
-
-
 def _report(
     sets: dict[str, Embeddings],
     denoiser: Denoiser,
@@ -218,7 +214,7 @@ def _report(
     *,
     own: bool,
 ) -> None:
-    seed = _seed(denoiser.manifest)
+    seed = text_seed(denoiser.manifest)
     measures: list[Measure] = []
     with tracking("evaluating", len(LEVELS) * len(sets)) as advance:
         for domain, clean in sets.items():
@@ -247,7 +243,7 @@ def held_out_text(manifest: dict[str, Any], cache: Path) -> Corpus:
 
     Tells of packages that have changed since.
     """
-    seed = _seed(manifest)
+    seed = text_seed(manifest)
     corpus = from_packages(cache, manifest.get("per_source") or PER_SOURCE, seed, say)
     if "left_out" not in manifest:
         return replace(corpus, development={}, foreign_development={})
@@ -266,7 +262,7 @@ def evaluate_checkpoint(path: Path, cache: Path, outputs: Outputs) -> None:
     outputs.check()
     network, manifest = checkpoint.load(path)
     prepared = _prepare(held_out_text(manifest, cache), cache)
-    autoencoder = train_autoencoder(prepared.training, _seed(manifest))
+    autoencoder = train_autoencoder(prepared.training, text_seed(manifest))
     denoiser = Denoiser.from_checkpoint(network, manifest)
     methods = methods_of(denoiser, {"autoencoder": autoencoder})
     _report(prepared.evaluation, denoiser, methods, outputs, own=False)

@@ -57,13 +57,18 @@ class Blend:
         return np.stack([np.interp(levels, self.levels, of_kind) for of_kind in self.shares], axis=1)
 
 
+def text_seed(manifest: dict[str, Any]) -> int:
+    """The seed that parted the text of packages into what a network learnt and what it is measured on."""
+    return int(manifest.get("text_seed", manifest.get("recipe", {}).get("seed", 0)))
+
+
 def going_on(manifest: dict[str, Any]) -> dict[str, Any]:
     """What the manifest of a network has from that of the one it goes on from: the text to measure both on, and the
     blend, with more trust in what is trained on the text that it is for.
     """
     kept: dict[str, Any] = {name: manifest[name] for name in ("encoder", "per_source", "left_out") if name in manifest}
     blend = {**manifest["blend"], "nearer": NEARER}
-    return {**kept, "start": manifest.get("sha256"), "blend": blend}
+    return {**kept, "text_seed": text_seed(manifest), "start": manifest.get("sha256"), "blend": blend}
 
 
 class Denoiser:

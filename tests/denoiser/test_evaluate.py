@@ -15,7 +15,7 @@ from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.plots import draw_sweep
 from denoiser.evaluation.report import Measured, markdown, write
 from denoiser.model.checkpoint import BUNDLED_CHECKPOINT, read_manifest
-from denoiser.model.denoise import going_on
+from denoiser.model.denoise import going_on, text_seed
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS
 from denoiser.model.training import Recipe
@@ -84,6 +84,12 @@ def test_a_report_on_a_model_trained_further_tells_of_its_own_text_and_of_its_st
     manifest = {**going_on(start), "sha256": "0" * 64, "training_sentences": 200, "sources": []}
     words = "\n".join(described({"own.npy": 50}, own=True, manifest=manifest))
     assert f"trained on 200 sentences, going on from {start['sha256'][:12]}. " in words
+
+
+def test_a_model_trained_further_with_another_seed_is_measured_on_the_text_of_its_start() -> None:
+    further = {**going_on({"blend": {}, "recipe": {"seed": 3}, "per_source": 50}), "recipe": {"seed": 9}}
+    assert (text_seed(further), further["per_source"]) == (3, 50)
+    assert text_seed(going_on(further)) == 3
 
 
 def test_draws_of_noise_are_averaged_and_their_spread_is_shown() -> None:
