@@ -94,6 +94,15 @@ def _check_device(device: str) -> None:
         raise DenoiserError(f"device: {device}, but PyTorch sees no GPU here; take cpu")
 
 
+def _check_measurable(data: Data) -> None:
+    """Raises CorpusError for too little held-out text that is unlike what is learnt."""
+    if (unlike := len(data.evaluation[IN_DOMAIN])) < FEWEST_MEASURED:
+        raise CorpusError(
+            f"only {unlike} of the sentences held out to measure on are unlike the others; at least {FEWEST_MEASURED} "
+            "are needed: take more varied text"
+        )
+
+
 def _made_with(device: str) -> dict[str, Any]:
     gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
     threads = torch.get_num_threads()
@@ -108,6 +117,7 @@ def train_new(output: Path, text: Text, cache: Path, recipe: Recipe) -> dict[str
     if not text.measured:
         corpus = replace(corpus, evaluation={IN_DOMAIN: corpus.evaluation[IN_DOMAIN]})
     prepared = _prepare(corpus, cache, recipe.device)
+    _check_measurable(prepared)
     recipe = replace(recipe, ordering=share_of_steps(len(prepared.training)))
     with _training(recipe.steps) as progress:
         network = train(prepared.training, recipe, progress, foreign=list(prepared.foreign.values()))
@@ -135,11 +145,7 @@ def train_further(output: Path, files: list[Path], start: Path, cache: Path, rec
     checkpoint.check_target(output)
     begun = Denoiser.load(start).trainable()
     prepared = _prepare(from_files(files, recipe.seed), cache)
-    if (unlike := len(prepared.evaluation[IN_DOMAIN])) < FEWEST_MEASURED:
-        raise CorpusError(
-            f"only {unlike} of the sentences held out to measure on are unlike the others; at least {FEWEST_MEASURED} "
-            "are needed: take more varied text"
-        )
+    _check_measurable(prepared)
     recipe = replace(fine_tuning(begun.network, len(prepared.training), recipe.steps), seed=recipe.seed)
     with _training(recipe.steps) as progress:
         made = begun.trained(prepared.training, recipe, progress)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from denoiser.commands import Text, held_out_text, train_new
-from denoiser.errors import FileError
+from denoiser.errors import CorpusError, FileError
 from denoiser.evaluation.measures import Draws, Measure
 from denoiser.evaluation.plots import draw_sweep
 from denoiser.evaluation.report import Measured, markdown, write
@@ -223,3 +223,9 @@ def test_training_measures_on_unfamiliar_text_only_when_asked_to(
     ]
     assert "left_out" in measured
     assert "left_out" not in plain
+
+
+def test_training_on_too_few_sentences_of_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_packages(tmp_path, monkeypatch, sentences(190).splitlines(), [])
+    with pytest.raises(CorpusError, match=r"only \d+ of the sentences held out .* at least 20 are needed"):
+        train_new(tmp_path / "made", Text(per_source=300), tmp_path, Recipe(steps=1, hidden=16, blocks=1))
