@@ -22,6 +22,7 @@ from denoiser.model.inputs import as_levels, as_vectors, check_level, check_mode
 from denoiser.model.memory import comparable, recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
+from denoiser.model.nonlocal_means import NonLocalMeans
 from denoiser.model.training import FEWEST as FEWEST_TRAINED_ON
 from denoiser.model.training import Recipe, fine_tuning, train
 
@@ -178,9 +179,9 @@ class Denoiser:
     def adapted_to(self, chunks: Iterable[Embeddings], noise_level: Level = "auto") -> "Denoiser":
         """This denoiser adapted to a store's noisy embeddings in chunks [n, width], each read once and not kept.
 
-        It trusts the network more, for it knows how the network errs on the store. Its `adaptation` is None, and
-        nothing differs, where fewer than 200 embeddings carry noise. Raises InvalidInputError for the noise level; the
-        chunks are not checked.
+        It trusts the network more, for it knows how the network errs on the store; and for search it moves what it
+        denoises towards the most like it of a sample of the store. Its `adaptation` is None, and nothing differs, where
+        fewer than 200 embeddings carry noise. Raises InvalidInputError for the noise level; the chunks are not checked.
         """
         check_level(noise_level)
 
@@ -188,9 +189,15 @@ class Denoiser:
             for chunk in chunks:
                 yield self._tensors(chunk, levels_of(chunk, noise_level))
 
-        adaptation = learn(self.network, tensors())
-        blend = replace(self.blend, nearer=max(self.blend.nearer, NEARER)) if adaptation else self.blend
-        return Denoiser(self.network, blend, self.device, adaptation, self.manifest)
+        learnt = learn(self.network, tensors())
+        if learnt is None:
+            return Denoiser(self.network, self.blend, self.device, manifest=self.manifest)
+        adaptation, sample = learnt
+        blend = replace(self.blend, nearer=max(self.blend.nearer, NEARER))
+        linear = Denoiser(self.network, blend, self.device, adaptation, self.manifest)
+        found = linear.denoise(sample.numpy(), np.full(len(sample), adaptation.level))
+        means = NonLocalMeans.of(torch.from_numpy(found).to(self.device), adaptation.rows)
+        return Denoiser(self.network, blend, self.device, replace(adaptation, means=means), self.manifest)
 
     def _tensors(self, embeddings: Embeddings, levels: Levels) -> tuple[Tensor, Tensor]:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)).to(self.device)
@@ -213,4 +220,5 @@ class Denoiser:
         if self.adaptation:
             estimate = estimate + self.adaptation.for_search(noisy, level)
         shares = torch.from_numpy(self.blend.at(levels).astype(np.float32)).to(self.device)
-        return self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
+        found = self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
+        return self.adaptation.smoothed(found, level) if self.adaptation else found

@@ -1,0 +1,120 @@
+"""Rows of a noisy store moved towards those like them: what it finds, and what has no part in it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from denoiser.model import adaptation as module
+from denoiser.model.adaptation import Adaptation, learn
+from denoiser.model.denoise import Denoiser
+from denoiser.model.encoder import Embeddings
+from denoiser.model.neighbours import TrueNeighbours
+from denoiser.model.noise import add_noise
+from denoiser.model.nonlocal_means import NonLocalMeans
+
+LEVEL = 0.1
+
+
+@pytest.fixture(scope="module")
+def adapted(denoiser: Denoiser, clean: Embeddings) -> Denoiser:
+    return denoiser.adapted(add_noise(np.concatenate([clean, clean]), LEVEL, 1), LEVEL)
+
+
+def levels(rows: int, level: float = LEVEL) -> Tensor:
+    return torch.full((rows, 1), level)
+
+
+def means_of(denoiser: Denoiser) -> NonLocalMeans:
+    assert denoiser.adaptation is not None
+    assert denoiser.adaptation.means is not None
+    return denoiser.adaptation.means
+
+
+def random_units(rows: int) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return functional.normalize(torch.randn(rows, 384))
+
+
+def test_more_is_found_than_with_the_corrections_alone(
+    denoiser: Denoiser, adapted: Denoiser, clean: Embeddings
+) -> None:
+    assert adapted.adaptation is not None
+    corrected = Denoiser(denoiser.network, adapted.blend, adaptation=replace(adapted.adaptation, means=None))
+    found: dict[str, list[float]] = {"corrected": [], "moved": []}
+    for seed in range(4):
+        noisy, at = add_noise(clean, LEVEL, seed), np.full(len(clean), LEVEL)
+        for name, each in (("corrected", corrected), ("moved", adapted)):
+            found[name].append(TrueNeighbours(clean).overlaps(each.denoise(noisy, at))["both"].mean())
+    assert np.mean(found["moved"]) > np.mean(found["corrected"])
+
+
+def test_a_row_has_no_part_in_its_own_mean() -> None:
+    rows = random_units(300)
+    moved = NonLocalMeans.of(rows, 300).smoothed(rows, levels(300)) - rows
+    assert float(moved.norm(dim=1).min()) > 0.09
+
+
+def test_what_all_rows_have_in_common_draws_none() -> None:
+    rows = functional.normalize(random_units(300) + 2 * random_units(301)[300])
+    common = functional.normalize(rows.mean(0), dim=0)
+    moved = NonLocalMeans.of(rows, 300).smoothed(rows, levels(300)) - rows
+    assert float((moved @ common).mean().abs()) < 0.04 < float(moved.norm(dim=1).mean())
+
+
+def test_a_row_is_moved_towards_the_rows_like_it() -> None:
+    rows = random_units(300)
+    pairs = functional.normalize(torch.cat([rows, rows + 0.5 * random_units(600)[300:]]))
+    moved = NonLocalMeans.of(pairs, 600).smoothed(pairs, levels(600))
+    before, after = ((v[:300] * v[300:]).sum(1) for v in (pairs, moved))
+    assert bool((after > before).all())
+    torch.testing.assert_close(moved.norm(dim=1), torch.ones(600))
+
+
+@pytest.mark.parametrize("level", [0.01, 0.3, 0.5])
+def test_where_noise_is_least_and_most_nothing_is_moved(level: float) -> None:
+    rows = random_units(300)
+    torch.testing.assert_close(NonLocalMeans.of(rows, 300).smoothed(rows, levels(300, level)), rows)
+
+
+def test_rows_of_another_noise_level_are_not_moved(adapted: Denoiser) -> None:
+    assert adapted.adaptation is not None
+    rows = random_units(20)
+    torch.testing.assert_close(adapted.adaptation.smoothed(rows, levels(20, 0.15)), rows)
+    assert not torch.equal(adapted.adaptation.smoothed(rows, levels(20)), rows)
+
+
+def test_rows_are_moved_less_by_a_small_part_of_the_store() -> None:
+    rows = random_units(300)
+    whole, part = ((NonLocalMeans.of(rows, n).smoothed(rows, levels(300)) - rows).norm(dim=1) for n in (300, 30_000))
+    assert float((part / whole).mean()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_the_sample_is_random_and_the_same_whatever_the_chunks(
+    denoiser: Denoiser, clean: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAMPLE", 100)
+    noisy = torch.from_numpy(add_noise(np.concatenate([clean] * 4), LEVEL, 1))
+
+    def sample(size: int) -> tuple[Adaptation, Tensor]:
+        chunks = zip(torch.split(noisy, size), torch.split(levels(len(noisy)), size), strict=True)
+        learnt = learn(denoiser.network, chunks)
+        assert learnt is not None
+        return learnt
+
+    (_, first), (_, second) = sample(len(noisy)), sample(70)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    drawn = [int((noisy == row).all(1).nonzero()) for row in first]
+    assert len(set(drawn)) == len(first) == 100
+    assert len(noisy) / 3 < np.mean(drawn) < len(noisy) * 2 / 3
+
+
+def test_what_rows_are_compared_with_is_as_many_as_the_store_has(adapted: Denoiser, clean: Embeddings) -> None:
+    means = means_of(adapted)
+    assert len(means.directions) == 2 * len(clean)
+    assert means.part == 1
+    assert means.smoothed(torch.empty(0, 384), levels(0)).shape == (0, 384)
