@@ -25,26 +25,21 @@ _SAME_LEVEL = 0.2
 class Adaptation:
     """Corrections of estimates [n, width] for one store of `rows` noisy vectors, at its noise level.
 
-    `mean` [width] is of the noisy vectors; `matrix` [width, width] turns what a noisy vector has beyond it into the
-    error of its estimate, and `trust` is the share of that with the smallest squared error; `shift` [width] is the mean
-    error. `means` are of the rows that are found with these corrections.
+    `mean` [width] is of the noisy vectors; `matrix` [width, width] turns what a noisy vector has beyond it into what
+    its estimate lacks, as far as that makes the squared error smallest, and `shift` [width] is what all estimates lack.
+    `means` are of the rows that are found with these corrections.
     """
 
     mean: Tensor
     matrix: Tensor
     shift: Tensor
-    trust: float
     level: float
     rows: int
     means: NonLocalMeans | None = None
 
-    def for_search(self, noisy: Tensor, level: Tensor) -> Tensor:
-        """What to add to estimates, to find neighbours: [n, width] for noise levels [n, 1]."""
-        return self._same_level(level) * ((noisy - self.mean) @ self.matrix)
-
-    def for_reconstruction(self, noisy: Tensor, level: Tensor) -> Tensor:
-        """What to add to estimates for the smallest squared error: [n, width] for noise levels [n, 1]."""
-        return self.trust * self.for_search(noisy, level) + self._same_level(level) * self.shift
+    def correction(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """What to add to estimates: [n, width] for noisy vectors [n, width] of noise levels [n, 1]."""
+        return self._same_level(level) * ((noisy - self.mean) @ self.matrix + self.shift)
 
     def smoothed(self, found: Tensor, level: Tensor) -> Tensor:
         """Unit vectors found for search [n, width], moved towards those like them: [n, width] for levels [n, 1]."""
@@ -97,9 +92,8 @@ class _Sums:
         certain = max(0.0, 1 - spread / max(float(taken @ taken), 1e-12))
         return Adaptation(
             mean=noisy.float().to(device),
-            matrix=matrix.float().to(device),
+            matrix=(trust * matrix).float().to(device),
             shift=(certain * taken).float().to(device),
-            trust=trust,
             level=level2**0.5,
             rows=self.rows,
         )

@@ -205,7 +205,7 @@ class Denoiser:
 
     def _for_reconstruction(self, noisy: Tensor, level: Tensor) -> Tensor:
         estimate: Tensor = self.network(noisy, level)
-        return estimate + self.adaptation.for_reconstruction(noisy, level) if self.adaptation else estimate
+        return estimate + self.adaptation.correction(noisy, level) if self.adaptation else estimate
 
     def _recalled(self, found: Tensor, noisy: Tensor, level: Tensor, mode: Mode) -> Tensor:
         """What was found, or what is known instead, as far as that is likely."""
@@ -218,7 +218,7 @@ class Denoiser:
     def _for_search(self, noisy: Tensor, level: Tensor, levels: Levels) -> Tensor:
         estimate: Tensor = self.network(noisy, self.blend.told * level)
         if self.adaptation:
-            estimate = estimate + self.adaptation.for_search(noisy, level)
+            estimate = estimate + self.adaptation.correction(noisy, level)
         shares = torch.from_numpy(self.blend.at(levels).astype(np.float32)).to(self.device)
         found = self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
         return self.adaptation.smoothed(found, level) if self.adaptation else found
