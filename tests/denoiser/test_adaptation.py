@@ -58,6 +58,7 @@ def test_it_learns_from_the_noisy_vectors_how_noisy_they_are(adapted: Denoiser, 
     assert adapted.adaptation is not None
     assert adapted.adaptation.rows == len(noisy)
     assert adapted.adaptation.level == pytest.approx(LEVEL, rel=0.02)
+    assert adapted.adaptation.matrix.any()
 
 
 @pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])

@@ -28,12 +28,6 @@ def levels(rows: int, level: float = LEVEL) -> Tensor:
     return torch.full((rows, 1), level)
 
 
-def means_of(denoiser: Denoiser) -> NonLocalMeans:
-    assert denoiser.adaptation is not None
-    assert denoiser.adaptation.means is not None
-    return denoiser.adaptation.means
-
-
 def random_units(rows: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -114,7 +108,9 @@ def test_the_sample_is_random_and_the_same_whatever_the_chunks(
 
 
 def test_what_rows_are_compared_with_is_as_many_as_the_store_has(adapted: Denoiser, clean: Embeddings) -> None:
-    means = means_of(adapted)
+    assert adapted.adaptation is not None
+    means = adapted.adaptation.means
+    assert means is not None
     assert len(means.directions) == 2 * len(clean)
     assert means.part == 1
     assert means.smoothed(torch.empty(0, 384), levels(0)).shape == (0, 384)
