@@ -1,11 +1,12 @@
 """Requests from bytes to replies. Knows no web framework.
 
-Reading and writing run in threads; encoding and denoising run in batches that requests share. What shares a row's batch
-changes its result by rounding alone.
+Reading and writing run in threads; encoding and denoising run in batches that requests share. What other
+requests share a row's batch changes its result by rounding alone.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from denoiser.model import Mode
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import BATCH_SIZE, MODEL_NAME, Embeddings, Encoder
 from denoiser.model.noise import Level, Levels, add_noise, levels_of
+from denoiser.model.nonlocal_means import SMALLEST_STORE
 from denoiser.vectors import closeness
 
 DENOISED_AT_ONCE = 8192
@@ -135,13 +137,16 @@ class Service:
         return await self._encoding.run(tokens), sum(map(len, tokens))
 
     def _denoise_batch(self, requests: list[Noisy]) -> list[Embeddings]:
+        """Requests share what the network computes at once, but for those whose rows are a store of their own."""
         denoiser, results = self.denoiser, [r.embeddings for r in requests]
-        for mode in {r.mode for r in requests}:
-            chosen = [i for i, r in enumerate(requests) if r.mode == mode]
+        groups: dict[tuple[Mode, int | None], list[int]] = defaultdict(list)
+        for i, r in enumerate(requests):
+            groups[r.mode, i if r.mode == "neighbours" and len(r.levels) >= SMALLEST_STORE else None].append(i)
+        for (mode, _), chosen in groups.items():
             embeddings = np.concatenate([requests[i].embeddings for i in chosen])
             levels = np.concatenate([requests[i].levels for i in chosen])
-            pieces = _split(denoiser.denoise(embeddings, levels, mode), [len(requests[i].levels) for i in chosen])
-            for i, piece in zip(chosen, pieces, strict=True):
+            denoised = denoiser.denoise(embeddings, levels, mode, together=len(chosen) == 1)
+            for i, piece in zip(chosen, _split(denoised, [len(requests[i].levels) for i in chosen]), strict=True):
                 results[i] = piece
         return results
 

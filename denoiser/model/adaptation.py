@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from denoiser.model.network import Network
-from denoiser.model.nonlocal_means import SAMPLE, NonLocalMeans
+from denoiser.model.nonlocal_means import SAMPLE, SMALLEST_STORE, NonLocalMeans
 
-FEWEST = 200
 _CAUTION = 28.0
 _SAME_LEVEL = 0.2
 
@@ -111,4 +110,4 @@ def learn(network: Network, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Ad
             some = level[:, 0] > 0
             if some.any():
                 sums.add(noisy[some], network(noisy[some], level[some]), level[some])
-        return (sums.adaptation(network.mean.device), sums.sample) if sums.rows >= FEWEST else None
+        return (sums.adaptation(network.mean.device), sums.sample) if sums.rows >= SMALLEST_STORE else None

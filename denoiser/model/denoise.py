@@ -22,7 +22,7 @@ from denoiser.model.inputs import as_levels, as_vectors, check_level, check_mode
 from denoiser.model.memory import comparable, recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
-from denoiser.model.nonlocal_means import NonLocalMeans
+from denoiser.model.nonlocal_means import SMALLEST_STORE, NonLocalMeans
 from denoiser.model.training import FEWEST as FEWEST_TRAINED_ON
 from denoiser.model.training import Recipe, fine_tuning, train
 
@@ -146,13 +146,23 @@ class Denoiser:
             )
         checkpoint.save(Path(path), self.network, self.manifest)
 
-    def denoise(self, embeddings: Embeddings, levels: Levels | None = None, mode: Mode = "neighbours") -> Embeddings:
+    def denoise(
+        self,
+        embeddings: Embeddings,
+        levels: Levels | None = None,
+        mode: Mode = "neighbours",
+        *,
+        together: bool = True,
+    ) -> Embeddings:
         """Clean estimates [n, width] of embeddings [n, width] that carry noise of `levels` [n] (None: estimated).
 
         `reconstruct` gives the network's estimate, for the smallest squared error. `neighbours` gives unit vectors
         made of the noisy vector and the estimate, which keep what the network does not know: for unfamiliar text the
         estimate alone finds fewer neighbours than the noisy vector. A vector that the network knows comes back as it
         was, as far as it is recognised; in `neighbours` about as like other text as a vector that it does not know.
+
+        From 200 rows on, those given `together` are taken as a store: mode `neighbours` moves each row a little towards
+        those most like it. Otherwise its result depends on no other row, but for what they tell of the noise level.
         Raises InvalidInputError; the numbers in embeddings are not checked.
         """
         check_mode(mode)
@@ -163,7 +173,7 @@ class Denoiser:
             if mode == "reconstruct":
                 found = self._for_reconstruction(noisy, level)
             else:
-                found = self._for_search(noisy, level, levels)
+                found = self._smoothed(self._for_search(noisy, level, levels), level, together)
             result = self._recalled(found, noisy, level, mode) if len(self.network.known) else found
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
@@ -196,7 +206,7 @@ class Denoiser:
         blend = replace(self.blend, nearer=max(self.blend.nearer, NEARER))
         linear = Denoiser(self.network, blend, self.device, adaptation, self.manifest)
         found = linear.denoise(sample.numpy(), np.full(len(sample), adaptation.level))
-        means = NonLocalMeans.of(torch.from_numpy(found).to(self.device), adaptation.rows)
+        means = NonLocalMeans.of(torch.from_numpy(found).to(self.device))
         return Denoiser(self.network, blend, self.device, replace(adaptation, means=means), self.manifest)
 
     def _tensors(self, embeddings: Embeddings, levels: Levels) -> tuple[Tensor, Tensor]:
@@ -220,5 +230,12 @@ class Denoiser:
         if self.adaptation:
             estimate = estimate + self.adaptation.correction(noisy, level)
         shares = torch.from_numpy(self.blend.at(levels).astype(np.float32)).to(self.device)
-        found = self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
-        return self.adaptation.smoothed(found, level) if self.adaptation else found
+        return self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
+
+    def _smoothed(self, found: Tensor, level: Tensor, together: bool) -> Tensor:
+        """What was found for search, moved towards what is like it in the store that this one is adapted to, or in the
+        rows themselves.
+        """
+        if self.adaptation:
+            return self.adaptation.smoothed(found, level)
+        return NonLocalMeans.of(found).smoothed(found, level) if together and len(found) >= SMALLEST_STORE else found

@@ -9,11 +9,11 @@ import pytest
 
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
-from denoiser.model.adaptation import FEWEST
 from denoiser.model.denoise import NEARER, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.noise import add_noise
+from denoiser.model.nonlocal_means import SMALLEST_STORE
 
 LEVEL = 0.1
 
@@ -85,7 +85,7 @@ def test_vectors_of_another_noise_level_get_no_correction(
     )
 
 
-@pytest.mark.parametrize("rows", [0, 1, FEWEST - 1])
+@pytest.mark.parametrize("rows", [0, 1, SMALLEST_STORE - 1])
 def test_too_few_noisy_vectors_change_nothing(denoiser: Denoiser, noisy: Embeddings, rows: int) -> None:
     same = denoiser.adapted(noisy[:rows])
     assert same.adaptation is None
@@ -140,7 +140,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_adaptation(
 
 
 def test_an_adapted_file_is_another_than_a_plain_one(tmp_path: Path, denoiser: Denoiser, noisy: Embeddings) -> None:
-    np.save(tmp_path / "in.npy", noisy[: 2 * FEWEST])
+    np.save(tmp_path / "in.npy", noisy[: 2 * SMALLEST_STORE])
     for adapt in (False, True):
         denoise_file(
             tmp_path / "in.npy",

@@ -12,6 +12,7 @@ from denoiser.model.denoise import Blend, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import TrueNeighbours
 from denoiser.model.noise import Level, add_noise, estimate_levels, keep_signs, levels_of, round_to_int8
+from denoiser.model.nonlocal_means import SMALLEST_STORE
 from tests.denoiser.losses import assert_nothing_lost
 
 WIDTH = 384
@@ -82,10 +83,31 @@ def test_neighbours_gives_unit_vectors(denoiser: Denoiser, clean: Embeddings) ->
     np.testing.assert_allclose(np.linalg.norm(denoised, axis=1), 1, atol=1e-5)
 
 
-def test_a_row_is_denoised_alike_alone_and_among_others(denoiser: Denoiser, clean: Embeddings) -> None:
+@pytest.mark.parametrize("mode", ["neighbours", "reconstruct"])
+def test_a_row_is_denoised_alike_alone_and_among_few_others(denoiser: Denoiser, clean: Embeddings, mode: Mode) -> None:
+    assert len(clean) < SMALLEST_STORE
     noisy, levels = add_noise(clean, 0.1, 1), np.full(len(clean), 0.1)
-    together, alone = denoiser.denoise(noisy, levels), denoiser.denoise(noisy[3:4], levels[3:4])
+    together, alone = denoiser.denoise(noisy, levels, mode), denoiser.denoise(noisy[3:4], levels[3:4], mode)
     np.testing.assert_allclose(together[3], alone[0], atol=1e-5)
+
+
+def test_rows_of_a_store_help_each_other_unless_told_that_they_are_of_many(
+    denoiser: Denoiser, clean: Embeddings
+) -> None:
+    store, levels = repeated(clean, 3), np.full(3 * len(clean), 0.1)
+    noisy = add_noise(store, 0.1, 1)
+    alone, together = (denoiser.denoise(noisy, levels, together=t) for t in (False, True))
+    np.testing.assert_allclose(alone[3], denoiser.denoise(noisy[3:4], levels[3:4])[0], atol=1e-5)
+    assert (together * store).sum(1).mean() > (alone * store).sum(1).mean() + 0.01
+    apart, same = (denoiser.denoise(noisy, levels, "reconstruct", together=t) for t in (False, True))
+    np.testing.assert_array_equal(same, apart)
+
+
+def test_in_a_store_rows_without_noise_stay(denoiser: Denoiser, clean: Embeddings) -> None:
+    store = repeated(clean, 3)
+    levels = np.where(np.arange(len(store)) % 2, 0.1, 0.0)
+    noisy = np.where(levels[:, None] > 0, add_noise(store, 0.1, 1), store)
+    np.testing.assert_array_equal(denoiser.denoise(noisy, levels)[::2], store[::2])
 
 
 def test_the_blend_is_linear_between_its_levels() -> None:

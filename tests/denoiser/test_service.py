@@ -12,6 +12,7 @@ import pytest
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.noise import add_noise
+from denoiser.model.nonlocal_means import SMALLEST_STORE
 from tests.denoiser.vectors import cosines
 
 TEXTS = ["The parcel arrived two days late.", "Whisk the eggs with sugar."]
@@ -214,6 +215,22 @@ def test_many_clients_at_once_get_their_own_answers(client: httpx.Client, clean:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = np.stack(list(pool.map(ask, range(48))))
     np.testing.assert_allclose(answers, clean[:48], atol=1e-6)
+
+
+def test_rows_of_one_request_help_each_other_and_those_of_others_do_not(
+    client: httpx.Client, denoiser: Denoiser, clean: Embeddings
+) -> None:
+    noisy = add_noise(np.concatenate([clean, clean]), 0.1, 1)
+    sizes = (SMALLEST_STORE, *(SMALLEST_STORE // 4,) * 6)  # the small ones wait for the first, and share a batch
+
+    def ask(size: int) -> npt.NDArray[np.float64]:
+        return vectors(client.post("/denoise/embedding", json={"embeddings": rows(noisy, size)}))
+
+    with concurrent.futures.ThreadPoolExecutor(len(sizes)) as pool:
+        answers = list(pool.map(ask, sizes))
+    for size, answer in zip(sizes, answers, strict=True):
+        np.testing.assert_allclose(answer, denoiser.denoise(noisy[:size]), atol=1e-5)
+    assert np.abs(answers[0] - denoiser.denoise(noisy[:SMALLEST_STORE], together=False)).max() > 0.001
 
 
 def test_metrics_count_requests_and_rows(client: httpx.Client) -> None:
