@@ -1,7 +1,7 @@
 """Requests from bytes to replies. Knows no web framework.
 
-Reading and writing run in threads; encoding and denoising run in batches that requests share. What other
-requests share a row's batch changes its result by rounding alone.
+Reading and writing run in threads; encoding and denoising run in batches that requests share. What other requests
+share a row's batch changes its result by rounding alone.
 """
 
 import asyncio

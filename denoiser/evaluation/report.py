@@ -193,8 +193,8 @@ def markdown(found: Measured, manifest: dict[str, Any]) -> str:
         f"Overlap is neighbour overlap@10 of {_queries(found.sizes.values())} queries, with a 95% bootstrap interval "
         "over queries: *query* is a noisy query in a clean store, *store* a clean query in a noisy store, *both* noisy "
         f"in noisy. The noise level is known to every method. {'' if found.own else _AUTOENCODER}*reconstruct* and "
-        "*neighbours* are the service's two modes; *adapted* is mode neighbours of `denoise --adapt`, adapted to the "
-        "noisy vectors themselves.",
+        "*neighbours* are the service's two modes, with the rows of a set given together; *adapted* is mode neighbours "
+        "of `denoise --adapt`, adapted to the noisy vectors themselves.",
     ]
     for domain in found.sizes:
         lines += ["", f"## {domain}, noise level {SHOWN_LEVEL}", "", *_methods_table(found.measures, domain)]

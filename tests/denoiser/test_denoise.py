@@ -103,6 +103,15 @@ def test_rows_of_a_store_help_each_other_unless_told_that_they_are_of_many(
     np.testing.assert_array_equal(same, apart)
 
 
+@pytest.mark.parametrize("row", [0.0, 0.05, 0.2, 1.0])
+def test_a_store_of_copies_of_one_row_is_denoised_like_that_row(denoiser: Denoiser, row: float) -> None:
+    copies = np.full((SMALLEST_STORE, WIDTH), row, dtype=np.float32)
+    copies[:, ::3] *= -1
+    levels = np.full(SMALLEST_STORE, 0.1)
+    denoised = denoiser.denoise(copies, levels)
+    np.testing.assert_allclose(denoised, np.repeat(denoiser.denoise(copies[:1], levels[:1]), len(copies), 0), atol=1e-4)
+
+
 def test_in_a_store_rows_without_noise_stay(denoiser: Denoiser, clean: Embeddings) -> None:
     store = repeated(clean, 3)
     levels = np.where(np.arange(len(store)) % 2, 0.1, 0.0)

@@ -54,6 +54,14 @@ def test_a_row_has_no_part_in_its_own_mean() -> None:
     assert float(moved.norm(dim=1).min()) > 0.02
 
 
+def test_a_row_of_which_the_store_has_many_copies_is_not_moved_by_them() -> None:
+    rows = random_units(300)
+    store = torch.cat([rows, rows[:1].expand(40, -1)])
+    moved = NonLocalMeans.of(store).smoothed(rows, levels(300)) - rows
+    assert float(moved[0].norm()) == pytest.approx(0, abs=1e-6)
+    assert float(moved[1:].norm(dim=1).min()) > 0.02
+
+
 def test_what_all_rows_have_in_common_draws_none() -> None:
     rows = functional.normalize(random_units(300) + 2 * random_units(301)[300])
     common = functional.normalize(rows.mean(0), dim=0)
