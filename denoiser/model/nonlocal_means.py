@@ -49,6 +49,8 @@ class NonLocalMeans:
     def smoothed(self, found: Tensor, level: Tensor) -> Tensor:
         """Denoised unit vectors [n, width] of noise levels [n, 1], nearer to the store's rows most like them."""
         strength = between_levels(torch.tensor(_STRENGTHS, device=found.device), level)[:, None]
+        if not strength.any():
+            return found
         means = torch.cat([self._means(rows) for rows in torch.split(found, _ROWS)])
         return functional.normalize(found + strength * means)
 

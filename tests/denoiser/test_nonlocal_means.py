@@ -69,14 +69,9 @@ def test_what_all_rows_have_in_common_draws_none() -> None:
     assert float((moved @ common).mean().abs()) < 0.01 < float(moved.norm(dim=1).mean())
 
 
-def like_them(rows: Tensor) -> Tensor:
-    """Unit vectors [n, width] each about .9 like the one of n rows in its place."""
-    return functional.normalize(rows + 0.5 * random_units(2 * len(rows))[len(rows) :])
-
-
 def test_a_row_is_moved_towards_the_rows_like_it() -> None:
     rows = random_units(300)
-    pairs = torch.cat([rows, like_them(rows)])
+    pairs = torch.cat([rows, functional.normalize(rows + 0.5 * random_units(600)[300:])])
     moved = NonLocalMeans.of(pairs).smoothed(pairs, levels(600))
     before, after = ((v[:300] * v[300:]).sum(1) for v in (pairs, moved))
     assert bool((after > before).all())
