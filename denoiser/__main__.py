@@ -84,7 +84,8 @@ def denoise(
     mode: Annotated[Mode, typer.Option(help="For search, or for the smallest squared error.")] = "neighbours",
     column: Annotated[str, typer.Option(help="Column or field of the vectors.")] = "embedding",
     adapt: Annotated[
-        bool, typer.Option("--adapt", help="First learn from the file, a store of one noise level, how the model errs.")
+        bool,
+        typer.Option("--adapt", help="First learn from the whole file, of one noise level, how the model errs on it."),
     ] = False,
 ) -> None:
     """Denoise a file of vectors, larger than memory if need be; a run that was cut off goes on where it was."""

@@ -29,12 +29,11 @@ from denoiser.evaluation.report import Measured
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.outputs import try_file
 from denoiser.model import checkpoint
-from denoiser.model.adaptation import Adaptation
+from denoiser.model.adaptation import SMALLEST_STORE, Adaptation
 from denoiser.model.denoise import Denoiser, text_seed
 from denoiser.model.encoder import Embeddings, MiniLM, find_model
 from denoiser.model.neighbours import FEWEST as FEWEST_MEASURED
 from denoiser.model.network import RANKING_LEVELS, Network
-from denoiser.model.nonlocal_means import SMALLEST_STORE
 from denoiser.model.ordering import share_of_steps
 from denoiser.model.ranking import STEPS, TOLD, choose_shares, fit_ranking
 from denoiser.model.training import Recipe, fine_tuning, train
@@ -199,7 +198,7 @@ def denoise_vectors(source: Path, target: Path, model: Path, **options: Any) -> 
 
 def _describe(adaptation: Adaptation | None) -> str:
     if adaptation is None:
-        return f"not adapted: fewer than {SMALLEST_STORE} of the vectors carry noise"
+        return f"not adapted: fewer than {SMALLEST_STORE} different vectors carry noise of one level"
     return f"adapted to {adaptation.rows} vectors of noise level {adaptation.level:.3f}"
 
 

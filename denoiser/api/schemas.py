@@ -36,8 +36,8 @@ class DenoiseRequest(Body):
     )
     mode: Mode = Field(
         default="neighbours",
-        description="neighbours: unit vectors, best for search, and from 200 rows on these help each other; "
-        "reconstruct: smallest mean squared error",
+        description="neighbours: unit vectors, best for search; reconstruct: smallest mean squared error; in both, the "
+        "rows of a request help each other, from 200 on",
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="makes the added noise reproducible")
     encoding_format: EncodingFormat = Field(

@@ -33,10 +33,10 @@ from denoiser.api.schemas import (
 )
 from denoiser.errors import InvalidInputError
 from denoiser.model import Mode
+from denoiser.model.adaptation import SMALLEST_STORE
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import BATCH_SIZE, MODEL_NAME, Embeddings, Encoder
 from denoiser.model.noise import Level, Levels, add_noise, levels_of
-from denoiser.model.nonlocal_means import SMALLEST_STORE
 from denoiser.vectors import closeness
 
 DENOISED_AT_ONCE = 8192
@@ -141,7 +141,7 @@ class Service:
         denoiser, results = self.denoiser, [r.embeddings for r in requests]
         groups: dict[tuple[Mode, int | None], list[int]] = defaultdict(list)
         for i, r in enumerate(requests):
-            groups[r.mode, i if r.mode == "neighbours" and len(r.levels) >= SMALLEST_STORE else None].append(i)
+            groups[r.mode, i if len(r.levels) >= SMALLEST_STORE else None].append(i)
         for (mode, _), chosen in groups.items():
             embeddings = np.concatenate([requests[i].embeddings for i in chosen])
             levels = np.concatenate([requests[i].levels for i in chosen])

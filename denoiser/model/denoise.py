@@ -3,7 +3,7 @@
 Rows without noise come back unchanged. One object serves any number of threads; nothing in it changes after creation.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from torch.nn import functional
 
 from denoiser.errors import CheckpointError
 from denoiser.model import Mode, checkpoint
-from denoiser.model.adaptation import Adaptation, learn
+from denoiser.model.adaptation import SMALLEST_STORE, Adaptation, Moments
 from denoiser.model.autoencoder import Autoencoder
 from denoiser.model.encoder import Embeddings
 from denoiser.model.inputs import as_levels, as_vectors, check_level, check_mode, usable
 from denoiser.model.memory import comparable, recall
 from denoiser.model.network import Network
 from denoiser.model.noise import Level, Levels, estimate_levels, levels_of
-from denoiser.model.nonlocal_means import SMALLEST_STORE, NonLocalMeans
+from denoiser.model.nonlocal_means import NonLocalMeans
 from denoiser.model.training import FEWEST as FEWEST_TRAINED_ON
 from denoiser.model.training import Recipe, fine_tuning, train
 
@@ -161,19 +161,25 @@ class Denoiser:
         estimate alone finds fewer neighbours than the noisy vector. A vector that the network knows comes back as it
         was, as far as it is recognised; in `neighbours` about as like other text as a vector that it does not know.
 
-        From 200 rows on, those given `together` are taken as a store: mode `neighbours` moves each row a little towards
-        those most like it. Otherwise its result depends on no other row, but for what they tell of the noise level.
-        Raises InvalidInputError; the numbers in embeddings are not checked.
+        From 200 rows of about one noise level on, those given `together` are a store that this one adapts to, unless
+        it is adapted to another; see `adapted_to`. Otherwise a row's result depends on no other row, but for what they
+        tell of the noise level. Raises InvalidInputError; the numbers in embeddings are not checked.
         """
         check_mode(mode)
         embeddings = as_vectors(embeddings, self.width)
         levels = estimate_levels(embeddings) if levels is None else as_levels(levels, len(embeddings))
         noisy, level = self._tensors(embeddings, levels)
         with torch.inference_mode():
-            if mode == "reconstruct":
-                found = self._for_reconstruction(noisy, level)
-            else:
-                found = self._smoothed(self._for_search(noisy, level, levels), level, together)
+            estimate = self.network(noisy, level if mode == "reconstruct" else self.blend.told * level)
+            adaptation = self.adaptation
+            if together and not adaptation and len(noisy) >= SMALLEST_STORE:
+                adaptation = Moments.of(self.width, [(noisy, estimate, level)]).adaptation(self.network)
+            if adaptation:
+                estimate = estimate + adaptation.correction(noisy, level)
+            found = estimate
+            if mode == "neighbours":
+                found = self._blended(noisy, estimate, level, adaptation)
+                found = adaptation.smoothed(found, level) if adaptation else found
             result = self._recalled(found, noisy, level, mode) if len(self.network.known) else found
             return np.asarray(torch.where(level > 0, result, noisy).cpu().numpy(), dtype=np.float32)
 
@@ -189,33 +195,30 @@ class Denoiser:
     def adapted_to(self, chunks: Iterable[Embeddings], noise_level: Level = "auto") -> "Denoiser":
         """This denoiser adapted to a store's noisy embeddings in chunks [n, width], each read once and not kept.
 
-        It trusts the network more, for it knows how the network errs on the store; and for search it moves what it
-        denoises towards the most like it of a sample of the store. Its `adaptation` is None, and nothing differs, where
-        fewer than 200 embeddings carry noise. Raises InvalidInputError for the noise level; the chunks are not checked.
+        It corrects what the network is seen to err on the store, and trusts it more then; and for search it moves what
+        it denoises towards the most like it of a sample of the store. Its `adaptation` is None, and nothing differs,
+        where fewer than 200 different embeddings carry noise of about the level of the first that do. Raises
+        InvalidInputError for the noise level; the chunks are not checked.
         """
         check_level(noise_level)
 
-        def tensors() -> Iterator[tuple[Tensor, Tensor]]:
-            for chunk in chunks:
-                yield self._tensors(chunk, levels_of(chunk, noise_level))
+        def estimated(chunk: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+            noisy, level = self._tensors(chunk, levels_of(chunk, noise_level))
+            return noisy, self.network(noisy, level), level
 
-        learnt = learn(self.network, tensors())
-        if learnt is None:
-            return Denoiser(self.network, self.blend, self.device, manifest=self.manifest)
-        adaptation, sample = learnt
-        blend = replace(self.blend, nearer=max(self.blend.nearer, NEARER))
-        linear = Denoiser(self.network, blend, self.device, adaptation, self.manifest)
-        found = linear.denoise(sample.numpy(), np.full(len(sample), adaptation.level))
-        means = NonLocalMeans.of(torch.from_numpy(found).to(self.device))
-        return Denoiser(self.network, blend, self.device, replace(adaptation, means=means), self.manifest)
+        with torch.inference_mode():
+            moments = Moments.of(self.width, map(estimated, chunks))
+            adaptation = moments.adaptation(self.network)
+            if adaptation:
+                noisy, level = self._tensors(moments.sample.numpy(), np.full(len(moments.sample), adaptation.level))
+                estimate = self.network(noisy, self.blend.told * level) + adaptation.correction(noisy, level)
+                means = NonLocalMeans.of(self._blended(noisy, estimate, level, adaptation))
+                adaptation = replace(adaptation, means=means)
+        return Denoiser(self.network, self.blend, self.device, adaptation, self.manifest)
 
     def _tensors(self, embeddings: Embeddings, levels: Levels) -> tuple[Tensor, Tensor]:
         noisy = torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)).to(self.device)
         return noisy, torch.from_numpy(levels.astype(np.float32))[:, None].to(self.device)
-
-    def _for_reconstruction(self, noisy: Tensor, level: Tensor) -> Tensor:
-        estimate: Tensor = self.network(noisy, level)
-        return estimate + self.adaptation.correction(noisy, level) if self.adaptation else estimate
 
     def _recalled(self, found: Tensor, noisy: Tensor, level: Tensor, mode: Mode) -> Tensor:
         """What was found, or what is known instead, as far as that is likely."""
@@ -225,17 +228,8 @@ class Denoiser:
         known = comparable(self.network, known, noisy, level, found)
         return functional.normalize(torch.lerp(found, known, likely))
 
-    def _for_search(self, noisy: Tensor, level: Tensor, levels: Levels) -> Tensor:
-        estimate: Tensor = self.network(noisy, self.blend.told * level)
-        if self.adaptation:
-            estimate = estimate + self.adaptation.correction(noisy, level)
-        shares = torch.from_numpy(self.blend.at(levels).astype(np.float32)).to(self.device)
-        return self.network.blend(noisy, estimate, level, shares, self.blend.nearer)
-
-    def _smoothed(self, found: Tensor, level: Tensor, together: bool) -> Tensor:
-        """What was found for search, moved towards what is like it in the store that this one is adapted to, or in the
-        rows themselves.
-        """
-        if self.adaptation:
-            return self.adaptation.smoothed(found, level)
-        return NonLocalMeans.of(found).smoothed(found, level) if together and len(found) >= SMALLEST_STORE else found
+    def _blended(self, noisy: Tensor, estimate: Tensor, level: Tensor, adaptation: Adaptation | None) -> Tensor:
+        """Unit vectors for search."""
+        shares = torch.from_numpy(self.blend.at(level[:, 0].double().cpu().numpy()).astype(np.float32)).to(self.device)
+        nearer = max(self.blend.nearer, NEARER * adaptation.reliance) if adaptation else self.blend.nearer
+        return self.network.blend(noisy, estimate, level, shares, nearer)

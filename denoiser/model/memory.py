@@ -30,11 +30,6 @@ _ROWS = 512  # at once: they are compared with all that is known
 # noise 0.1 clean queries found, with 0, 0.3 and 0.5: .46, .47 and .45 in essays, half of which were known (.32 with
 # none known); .40, .44 and .46 in interface definitions, a tenth of which were (.47).
 _UNSHARED = 0.3
-# The last third of the axes, in which clean embeddings hardly differ, is filled. At noise 0.1, with all of a store
-# known, noisy queries found in it, filled with noise, with both, and with the copy: .48, .53 and .57 in translated
-# rules, .37, .45 and .53 in Chinese quotations; clean queries in the latter, a tenth known: .34, .34, .31 (.32 with
-# none known).
-_QUIET = 3
 
 
 def remember(network: Network, clean: Tensor) -> None:
@@ -87,8 +82,11 @@ def comparable(network: Network, known: Tensor, noisy: Tensor, level: Tensor, fo
     common = torch.lerp(shared, known, _UNSHARED)
     lost = (((found - known) ** 2).sum(1, keepdim=True) / 2).clamp_max(1)  # 1 - their cosine, precise near 0
     missing = lost * (2 * (known * common).sum(1, keepdim=True) - lost * (common**2).sum(1, keepdim=True))
-    count = network.axes.shape[1] // _QUIET
-    first, quiet = network.axes[:, :count], network.axes[:, -count:]
+    # At noise 0.1, with all of a store known, noisy queries found in it, filled with noise, with both, and with the
+    # copy: .48, .53 and .57 in translated rules, .37, .45 and .53 in Chinese quotations; clean queries in the latter, a
+    # tenth known: .34, .34, .31 (.32 with none known).
+    quiet = network.last_axes
+    first = network.axes[:, : quiet.shape[1]]
     noise, copy = (functional.normalize(v) for v in ((noisy - known) @ quiet, (known - shared) @ first))
     filling = functional.normalize(noise + copy) @ quiet.T
     return functional.normalize(known - lost * common + missing.clamp_min(0).sqrt() * filling)

@@ -102,6 +102,11 @@ class Network(nn.Module):
         kinds, clusters, _ = self.foreign.shape
         return {**self._sizes, "known": len(self.known), "foreign": clusters, "foreign_kinds": kinds}
 
+    @property
+    def last_axes(self) -> Tensor:
+        """The last third of the axes [width, width // 3], along which clean embeddings hardly differ."""
+        return self.axes[:, -(self.axes.shape[1] // 3) :]
+
     def fit(self, clean: Tensor, foreign: Sequence[Tensor]) -> None:
         """Take mean, axes and variances from clean embeddings [n, width] of English prose, and the means of clusters of
         the other kinds of text from foreign ones [m, width] of each, m >= the number of means.

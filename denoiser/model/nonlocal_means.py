@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from denoiser.model.network import between_levels
 
-SMALLEST_STORE = 200
-"""Fewer rows say too little of the text that they are of."""
 SAMPLE = 8_192
 """The most rows of a store that stand for it."""
 # Chosen on fourteen sets of development text, whole and in parts of 1,000 and 250 rows. At noise 0.1 and strength .2,

@@ -1,6 +1,7 @@
 """Adapting to a store of noisy vectors: what it must gain, and what it must leave as it is."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from subprocess import run as run_command
 
@@ -9,11 +10,11 @@ import pytest
 
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
-from denoiser.model.denoise import NEARER, Denoiser
+from denoiser.model.adaptation import SMALLEST_STORE
+from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.noise import add_noise
-from denoiser.model.nonlocal_means import SMALLEST_STORE
 
 LEVEL = 0.1
 
@@ -45,12 +46,15 @@ def adapted(denoiser: Denoiser, noisy: Embeddings) -> Denoiser:
 def test_more_neighbours_are_found_where_everything_is_noisy(
     denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings
 ) -> None:
-    before, plain, after = map(TrueNeighbours(store).overlaps, (noisy, denoiser.denoise(noisy), adapted.denoise(noisy)))
+    alone = denoiser.denoise(noisy, together=False)
+    before, plain, after = map(TrueNeighbours(store).overlaps, (noisy, alone, adapted.denoise(noisy)))
     assert after["both"].mean() > plain["both"].mean() > before["both"].mean()
 
 
 def test_the_squared_error_falls(denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings) -> None:
-    plain, own = (((d.denoise(noisy, mode="reconstruct") - store) ** 2).mean() for d in (denoiser, adapted))
+    plain, own = (
+        ((d.denoise(noisy, mode="reconstruct", together=False) - store) ** 2).mean() for d in (denoiser, adapted)
+    )
     assert own < 0.95 * plain
 
 
@@ -67,13 +71,65 @@ def test_vectors_without_noise_come_back(adapted: Denoiser, store: Embeddings, m
     np.testing.assert_array_equal(same, store)
 
 
-def test_a_model_is_trusted_more_when_it_is_adapted_and_no_less_than_its_checkpoint_says(
-    denoiser: Denoiser, adapted: Denoiser, noisy: Embeddings
+def test_the_blend_stays_and_the_model_is_trusted_more(
+    denoiser: Denoiser, adapted: Denoiser, store: Embeddings, noisy: Embeddings
 ) -> None:
-    blend = {**denoiser.manifest["blend"], "nearer": 2 * NEARER}
-    more = Denoiser.from_checkpoint(denoiser.network, {**denoiser.manifest, "blend": blend})
-    assert more.adapted(noisy).blend.nearer == 2 * NEARER
-    assert adapted.blend.nearer == NEARER > denoiser.blend.nearer
+    assert adapted.adaptation is not None
+    assert adapted.blend == denoiser.blend
+    assert 0 < adapted.adaptation.reliance <= 1
+    wary = Denoiser(denoiser.network, denoiser.blend, adaptation=replace(adapted.adaptation, reliance=0.0))
+    errors = [((d.denoise(noisy) - store) ** 2).mean() for d in (adapted, wary)]
+    assert errors[0] < errors[1]
+
+
+def strange_noise(kind: str, shape: tuple[int, ...]) -> Embeddings:
+    """Noise of length LEVEL * sqrt(width) a row, but not alike along all axes, or partly the same in all rows."""
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if kind == "more in some numbers than in others":
+        noise *= rng.uniform(0.3, 1.6, shape[1]).astype(np.float32)
+    elif kind == "partly the same in all rows":
+        noise += rng.standard_normal(shape[1], dtype=np.float32)
+    elif kind == "more along some axes than along others":
+        noise *= np.linspace(0.3, 1.6, shape[1], dtype=np.float32)
+        noise = noise @ np.linalg.qr(rng.standard_normal((shape[1], shape[1]), dtype=np.float32))[0]
+    scaled: Embeddings = LEVEL * noise / np.sqrt((noise**2).mean())
+    return scaled
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "more in some numbers than in others",
+        "partly the same in all rows",
+        "more along some axes than along others",
+    ],
+)
+def test_noise_of_another_kind_is_not_taken_for_what_the_network_errs(
+    denoiser: Denoiser, store: Embeddings, kind: str
+) -> None:
+    noisy = store + strange_noise(kind, store.shape)
+    adapted = denoiser.adapted(noisy)
+    assert adapted.adaptation is not None
+    assert adapted.adaptation.reliance < 0.5
+    alone, own = (
+        ((d.denoise(noisy, mode="reconstruct", together=False) - store) ** 2).mean() for d in (denoiser, adapted)
+    )
+    assert own < 1.05 * alone
+
+
+def test_copies_of_a_row_count_once_and_rows_of_other_noise_levels_not_at_all(
+    denoiser: Denoiser, store: Embeddings, noisy: Embeddings
+) -> None:
+    rows = noisy[:300]
+    others = add_noise(store[:100], 0.05, 5)
+    mixed = denoiser.adapted_to([np.concatenate([rows, rows[:150], others]), rows * np.float32(3)]).adaptation
+    alone = denoiser.adapted(rows).adaptation
+    assert mixed is not None
+    assert alone is not None
+    assert mixed.rows == alone.rows == 300
+    np.testing.assert_allclose(mixed.matrix, alone.matrix, atol=1e-4)
+    assert denoiser.adapted(np.concatenate([rows[:150], rows[:150]])).adaptation is None
 
 
 def test_vectors_of_another_noise_level_get_no_correction(

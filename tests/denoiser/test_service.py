@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from denoiser.model.adaptation import SMALLEST_STORE
 from denoiser.model.denoise import Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.noise import add_noise
-from denoiser.model.nonlocal_means import SMALLEST_STORE
 from tests.denoiser.vectors import cosines
 
 TEXTS = ["The parcel arrived two days late.", "Whisk the eggs with sugar."]
