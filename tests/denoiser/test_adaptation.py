@@ -11,7 +11,7 @@ import pytest
 from denoiser.files.batch import Options, denoise_file
 from denoiser.files.formats import CHUNK
 from denoiser.model.adaptation import SMALLEST_STORE
-from denoiser.model.denoise import Denoiser
+from denoiser.model.denoise import NEARER, Denoiser
 from denoiser.model.encoder import Embeddings
 from denoiser.model.neighbours import SITUATIONS, TrueNeighbours
 from denoiser.model.noise import add_noise
@@ -80,6 +80,18 @@ def test_the_blend_stays_and_the_model_is_trusted_more(
     wary = Denoiser(denoiser.network, denoiser.blend, adaptation=replace(adapted.adaptation, reliance=0.0))
     errors = [((d.denoise(noisy) - store) ** 2).mean() for d in (adapted, wary)]
     assert errors[0] < errors[1]
+
+
+def test_a_model_is_trusted_no_less_than_its_checkpoint_says(denoiser: Denoiser, noisy: Embeddings) -> None:
+    blend = {**denoiser.manifest["blend"], "nearer": 2 * NEARER}
+    more = Denoiser.from_checkpoint(denoiser.network, {**denoiser.manifest, "blend": blend})
+    learnt = more.adapted(noisy[:300]).adaptation
+    assert learnt is not None
+    given, wary = (
+        Denoiser(more.network, more.blend, adaptation=replace(learnt, reliance=reliance)).denoise(noisy[:50])
+        for reliance in (1.0, 0.0)
+    )
+    np.testing.assert_array_equal(given, wary)
 
 
 def strange_noise(kind: str, shape: tuple[int, ...]) -> Embeddings:
